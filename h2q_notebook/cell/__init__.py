@@ -1,0 +1,1 @@
+"""One guarded cell: snapshot, life cycle, undo, outcome."""

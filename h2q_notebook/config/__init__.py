@@ -1,0 +1,1 @@
+"""Settings: what h2q may do, as frozen data."""

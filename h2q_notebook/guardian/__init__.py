@@ -1,0 +1,1 @@
+"""The guardian acts: watches, stops, refuses and gives memory back."""

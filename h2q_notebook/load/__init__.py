@@ -1,0 +1,1 @@
+"""One model load under a budget: inspect, estimate, plan, load, validate, undo."""

@@ -1,0 +1,1 @@
+"""Magics wire: parse, call, show."""

@@ -1,0 +1,1 @@
+"""Policy judges: pure decisions from readings, budgets and time; no I/O, clock or thread."""

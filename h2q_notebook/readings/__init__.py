@@ -1,0 +1,1 @@
+"""Readings observe: memory of processes and of the machine, never a decision."""

@@ -1,0 +1,1 @@
+"""Views show plain data: gauge, reports, summaries; they decide nothing."""
