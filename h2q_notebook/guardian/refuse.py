@@ -1,0 +1,123 @@
+"""Refuses single requests that do not fit the rest of the budget, before they grow.
+
+Covers numpy allocations (``numpy_hook``) and a list of torch functions (``torch_hook``), at or
+above a threshold, in the thread that arms. Not growth by many small requests (the sidecar's work),
+not polars, pyarrow, strings, lists, big integers or GPU memory.
+
+A refused request raises ``MemoryError`` in the cell; ``disarm()`` tells what was refused, so that
+the caller can know this MemoryError from the cell's own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from h2q_notebook.guardian.numpy_hook import NumpyHook
+from h2q_notebook.guardian.on_import import ImportWatch
+from h2q_notebook.units import MIB
+
+__all__ = ["Refusal", "Refuser"]
+
+_MAX_REFUSALS = 100  # a cell may catch MemoryError and try again for ever
+_NOT_IMPORTED = "not imported"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One request that was refused."""
+
+    what: str
+    """``numpy``, or the torch function, as in ``torch.ones``."""
+    asked_bytes: int
+    left_bytes: int
+    """What was left of the budget when it was asked for, in bytes; never negative."""
+
+
+class Refuser:
+    """The gate in front of large requests; one per kernel.
+
+    Args:
+        read_used: the use of this process, in bytes, as budgets count it; called for every large
+            request, from the thread that makes it.
+        threshold_bytes: requests below it are granted without a look.
+    """
+
+    def __init__(self, read_used: Callable[[], int], *, threshold_bytes: int = 32 * MIB) -> None:
+        self._read_used = read_used
+        self._threshold_bytes = threshold_bytes
+        self._limit_bytes = 0
+        self._armed = False
+        self._pid = os.getpid()
+        self._thread = 0
+        self._refusals: list[Refusal] = []
+        self._watch = ImportWatch()
+        self._numpy: NumpyHook | None = None
+
+    def arm(self, limit_bytes: int) -> None:
+        """Begin to refuse, in this thread and context.
+
+        Args:
+            limit_bytes: the use of the whole process that may not be exceeded, in bytes.
+        """
+        if self._armed:
+            self.disarm()
+        self._limit_bytes = limit_bytes
+        self._refusals = []
+        self._thread = threading.get_ident()
+        self._armed = True
+        for name, hook in (("numpy", self._hook_numpy),):
+            module = sys.modules.get(name)
+            spec = getattr(module, "__spec__", None)
+            if module is None or getattr(spec, "_initializing", False):
+                self._watch.when_imported(name, hook)
+            else:
+                hook()
+
+    def set_limit(self, limit_bytes: int) -> None:
+        """Change the limit, in bytes, while armed; any thread may call it."""
+        self._limit_bytes = limit_bytes
+
+    def disarm(self) -> tuple[Refusal, ...]:
+        """Stop refusing; what was refused since ``arm``, the first hundred."""
+        self._armed = False
+        self._watch.forget()
+        if self._numpy is not None:
+            self._numpy.disarm()
+        refusals, self._refusals = tuple(self._refusals), []
+        return refusals
+
+    def tiers(self) -> tuple[tuple[str, bool, str], ...]:
+        """Each tier: its name, whether it works here, and why not (or what it waits for)."""
+        numpy_why = _NOT_IMPORTED if self._numpy is None else self._numpy.reason
+        return (
+            ("numpy malloc", not numpy_why, numpy_why),
+        )
+
+    def close(self) -> None:
+        """Put everything back as it was."""
+        self.disarm()
+
+    def _hook_numpy(self) -> None:
+        if self._numpy is None:
+            self._numpy = NumpyHook(self._refuses_numpy, self._threshold_bytes)
+        if self._armed and threading.get_ident() == self._thread:
+            self._numpy.arm()
+
+    def _refuses_numpy(self, asked_bytes: int) -> bool:
+        return self._left_after_refusal("numpy", asked_bytes) is not None
+
+    def _left_after_refusal(self, what: str, asked_bytes: int) -> int | None:
+        """Decide on one request: None grants it, else what was left, in bytes, and it is noted."""
+        if not self._armed or os.getpid() != self._pid:
+            return None  # a forked child has memory of its own, which read_used does not read
+        left_bytes = self._limit_bytes - self._read_used()
+        if asked_bytes <= left_bytes:
+            return None
+        left_bytes = max(0, left_bytes)
+        if len(self._refusals) < _MAX_REFUSALS:
+            self._refusals.append(Refusal(what, asked_bytes, left_bytes))
+        return left_bytes
