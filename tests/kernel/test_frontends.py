@@ -1,0 +1,121 @@
+"""The same promises in nbclient, papermill and terminal IPython."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+
+from tests.support.kernel import kernel_environment, write_kernelspec
+
+GROW = "held = []\nfor n in range(1300):\n    held.append(b'x' * 1_000_000)"
+CELLS = [
+    "%load_ext h2q",
+    "kept = 41",
+    f"%%h2q_budget 200MiB --no-gauge\nkept = 0\n{GROW}",
+    "%%h2q_budget 200MiB --no-gauge\nkept = kept + 1",
+    "print('kept is', kept)",
+]
+
+
+def outcomes(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        output["metadata"]["h2q"]
+        for output in cell["outputs"]
+        if "h2q" in output.get("metadata", {})
+    ]
+
+
+def assert_saved_outcomes(saved: dict[str, Any]) -> None:
+    """The saved notebook tells each guarded cell's peak and end, and the variables lived on."""
+    cells = saved["cells"][-len(CELLS) :]
+    (overrun,), (good,) = outcomes(cells[2]), outcomes(cells[3])
+    assert overrun["status"] == "overrun"
+    assert overrun["peak_bytes"] > overrun["budget_bytes"] == 200 << 20
+    assert good["status"] == "ok"
+    assert good["peak_bytes"] >= 0
+    printed = "".join(output.get("text", "") for output in cells[4]["outputs"])
+    assert printed.strip() == "kept is 42"
+    errors = [o["ename"] for o in cells[2]["outputs"] if o["output_type"] == "error"]
+    assert errors == ["MemoryBudgetExceeded"]
+
+
+@pytest.fixture
+def kernel_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with our limited kernel installed as ``h2q-limited``."""
+    for key, value in kernel_environment(tmp_path).items():
+        monkeypatch.setenv(key, value)
+    write_kernelspec(tmp_path / "data" / "kernels")
+    return tmp_path
+
+
+def write_notebook(path: Path) -> None:
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+    notebook.cells[2].metadata["tags"] = ["raises-exception"]
+    notebook.metadata["kernelspec"] = {
+        "name": "h2q-limited", "display_name": "h2q-limited", "language": "python"
+    }  # fmt: skip
+    nbformat.write(notebook, path)
+
+
+def test_a_notebook_run_by_nbclient_keeps_each_cells_outcome(kernel_folder: Path) -> None:
+    from nbclient import NotebookClient
+
+    path = kernel_folder / "book.ipynb"
+    write_notebook(path)
+    notebook = nbformat.read(path, as_version=4)
+    specs = KernelSpecManager(kernel_dirs=[str(kernel_folder / "data" / "kernels")])
+    client = NotebookClient(notebook, allow_errors=True, timeout=60, kernel_name="h2q-limited")
+    client.create_kernel_manager()
+    client.km.kernel_spec_manager = specs
+    client.execute()
+    nbformat.write(notebook, path)
+    assert_saved_outcomes(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_a_notebook_run_by_papermill_keeps_each_cells_outcome(kernel_folder: Path) -> None:
+    pytest.importorskip("papermill")
+    write_notebook(kernel_folder / "book.ipynb")
+    # In a process of its own: papermill brings warnings of its dependencies.
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "book.ipynb", "out.ipynb", "--no-progress-bar"],
+        cwd=kernel_folder, env=os.environ.copy(), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_saved_outcomes(json.loads((kernel_folder / "out.ipynb").read_text(encoding="utf-8")))
+
+
+TERMINAL = [
+    "%load_ext h2q",
+    "kept = 41",
+    "from IPython import get_ipython; shell = get_ipython(); import os; pid = os.getpid()",
+    "grow = 'held = []\\nfor n in range(1300):\\n    held.append(b\"x\" * 1_000_000)'",
+    "one = shell.run_cell('%%h2q_budget 200MiB\\nkept = 0\\n' + grow)",
+    "two = shell.run_cell('%%h2q_budget 200MiB\\nimport asyncio\\nkept = 0\\n'"
+    " + grow.replace('000_000)', '000_000); await asyncio.sleep(0)'))",
+    "three = shell.run_cell('%%h2q_budget 200MiB\\nkept = kept + 1')",
+    "print('END', type(one.error_in_exec).__name__, type(two.error_in_exec).__name__,"
+    " three.success, kept, pid == os.getpid())",
+]
+
+
+def test_terminal_ipython_survives(tmp_path: Path) -> None:
+    """A real terminal shell fed through its standard input."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -v 6291456; exec "$@"', "sh", sys.executable, "-m", "IPython",
+         "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=NoColor"],
+        input="\n".join([*TERMINAL, "exit()", ""]), env=kernel_environment(tmp_path), text=True,
+        capture_output=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = "END MemoryBudgetExceeded MemoryBudgetExceeded True 42 True"
+    assert expected in done.stdout, done.stdout[-3000:]
