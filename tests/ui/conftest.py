@@ -1,0 +1,42 @@
+"""One server of each kind and one browser for the whole session; skipped where there is none."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .lab import CHROMIUM, Lab, chromium
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    pytest.importorskip("playwright.sync_api")
+    if not Path(CHROMIUM).exists():
+        pytest.skip("no chromium on this machine")
+    with chromium() as running:
+        yield running
+
+
+def _server(app: str, module: str, factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    for needed in (module, "anywidget"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    lab = Lab(factory.mktemp(app), app=app)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield from _server("lab", "jupyterlab", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def notebook7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield from _server("notebook", "notebook", tmp_path_factory)
