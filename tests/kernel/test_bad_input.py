@@ -15,8 +15,9 @@ STATE = (
 BAD_CELL_LINES = [
     "0", "-5MB", "1e3", "５GB", "1_0GB", "inf", "nanGB", "101%", "0%", "12QB", "9999999TB",
     "400MiB 500MiB", "400MiB --on-overrun", "400MiB --on-overrun explode", "400MiB --rollback all",
-    "400MiB --deep-limit many", "400MiB --timeout 0", "400MiB --timeout -3", "400MiB --timeout soon",
-    "400MiB --no-such-option", "400MiB --stri", "'400MiB", "400MiB --name", "{1/0}", "$h2q_tmp",
+    "400MiB --deep-limit many", "400MiB --timeout 0", "400MiB --timeout -3",
+    "400MiB --timeout soon", "400MiB --no-such-option", "400MiB --stri", "'400MiB",
+    "400MiB --name", "{1/0}", "$h2q_tmp",
 ]  # fmt: skip
 BAD_LINES = [
     "%h2q_budget 0", "%h2q_budget on", "%h2q_budget 400MiB --timeout never",
@@ -49,5 +50,5 @@ def test_a_wrong_line_magic_is_one_sentence_and_changes_nothing(kernel: Kernel, 
 
 
 def test_a_percentage_and_no_size_at_all_are_fine(kernel: Kernel) -> None:
-    for size in ("25%", "", "1.5g", "800 MiB"):
+    for size in ("25%", "", "1.5g", "'800 MiB'"):
         assert kernel.run(f"%%h2q_budget {size} --no-gauge\nvalue = 1").status == "ok", size

@@ -1,4 +1,4 @@
-"""What a user of one guarded cell may rely on: the line, the options, the interrupt, the next cell."""
+"""What the user of one guarded cell may rely on: line, options, interrupt, the next cell."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from tests.support.kernel import Kernel, after
 
 GROW = "held = []\nfor n in range(1300):\n    held.append(b'x' * 1_000_000)"
+PART = "held = [b'x' * 1_000_000 for n in range(250)]\ndel held"
 BUDGET = "%%h2q_budget 200MiB --no-gauge"
 
 
@@ -210,10 +211,12 @@ def test_no_sidecar_outlives_its_kernel() -> None:
 
 def test_children_of_a_stopped_cell_are_gone(kernel: Kernel) -> None:
     before = set(kernel.children())
-    eater = "import time\\nheld = []\\nfor n in range(600):\\n    held.append(b'x' * 1_000_000)"
-    reply = kernel.run(
-        f"{BUDGET}\nimport subprocess, sys\nsubprocess.run([sys.executable, '-c', \"{eater}\\ntime.sleep(20)\"])"
+    eater = (
+        "import time\\nheld = []\\nfor n in range(600):\\n    held.append(b'x' * 1_000_000)\\n"
+        "time.sleep(20)"
     )
+    run = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', \"{eater}\"])"
+    reply = kernel.run(f"{BUDGET}\n{run}")
     assert reply.ename == "MemoryBudgetExceeded"
     assert set(kernel.children()) - before == set()
 

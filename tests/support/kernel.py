@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import sys
@@ -33,6 +34,7 @@ __all__ = ["REPO", "Kernel", "Reply", "limited_kernel_argv"]
 REPO = Path(__file__).resolve().parents[2]
 ADDRESS_SPACE_BYTES = 6 << 30
 _TEXT_LIMIT = 200_000
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(slots=True)
@@ -66,9 +68,9 @@ class Reply:
 
     @property
     def shown(self) -> str:
-        """Everything a user reads: streams, plain displays and the traceback."""
+        """Everything a user reads, without colours: streams, plain displays and the traceback."""
         plain = [str(each.get("text/plain", "")) for each in self.display]
-        return "\n".join([self.text, *plain, self.traceback])
+        return _COLOURS.sub("", "\n".join([self.text, *plain, self.traceback]))
 
 
 def limited_kernel_argv() -> list[str]:
