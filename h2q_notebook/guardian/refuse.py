@@ -15,10 +15,14 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from h2q_notebook.guardian.numpy_hook import NumpyHook
 from h2q_notebook.guardian.on_import import ImportWatch
 from h2q_notebook.units import MIB
+
+if TYPE_CHECKING:
+    from h2q_notebook.guardian.torch_hook import TorchHook
 
 __all__ = ["Refusal", "Refuser"]
 
@@ -44,9 +48,18 @@ class Refuser:
         read_used: the use of this process, in bytes, as budgets count it; called for every large
             request, from the thread that makes it.
         threshold_bytes: requests below it are granted without a look.
+        torch_functions: whether torch calls are looked at. torch's own mode machinery costs about
+            3 us per call from Python, small ones too: much for a tiny model, little for a real one.
     """
 
-    def __init__(self, read_used: Callable[[], int], *, threshold_bytes: int = 32 * MIB) -> None:
+    def __init__(
+        self,
+        read_used: Callable[[], int],
+        *,
+        threshold_bytes: int = 32 * MIB,
+        torch_functions: bool = True,
+    ) -> None:
+        self._torch_wanted = torch_functions
         self._read_used = read_used
         self._threshold_bytes = threshold_bytes
         self._limit_bytes = 0
@@ -56,6 +69,7 @@ class Refuser:
         self._refusals: list[Refusal] = []
         self._watch = ImportWatch()
         self._numpy: NumpyHook | None = None
+        self._torch: TorchHook | None = None
 
     def arm(self, limit_bytes: int) -> None:
         """Begin to refuse, in this thread and context.
@@ -69,7 +83,9 @@ class Refuser:
         self._refusals = []
         self._thread = threading.get_ident()
         self._armed = True
-        for name, hook in (("numpy", self._hook_numpy),):
+        for name, hook in (("numpy", self._hook_numpy), ("torch", self._hook_torch)):
+            if name == "torch" and not self._torch_wanted:
+                continue
             module = sys.modules.get(name)
             spec = getattr(module, "__spec__", None)
             if module is None or getattr(spec, "_initializing", False):
@@ -81,20 +97,30 @@ class Refuser:
         """Change the limit, in bytes, while armed; any thread may call it."""
         self._limit_bytes = limit_bytes
 
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What has been refused since ``arm``."""
+        return tuple(self._refusals)
+
     def disarm(self) -> tuple[Refusal, ...]:
         """Stop refusing; what was refused since ``arm``, the first hundred."""
         self._armed = False
         self._watch.forget()
         if self._numpy is not None:
             self._numpy.disarm()
+        if self._torch is not None:
+            self._torch.disarm()
         refusals, self._refusals = tuple(self._refusals), []
         return refusals
 
     def tiers(self) -> tuple[tuple[str, bool, str], ...]:
         """Each tier: its name, whether it works here, and why not (or what it waits for)."""
         numpy_why = _NOT_IMPORTED if self._numpy is None else self._numpy.reason
+        torch_why = _NOT_IMPORTED if self._torch_wanted else "switched off"
+        if self._torch is not None:
+            torch_why = self._torch.reason
         return (
             ("numpy malloc", not numpy_why, numpy_why),
+            ("torch functions", not torch_why, torch_why),
         )
 
     def close(self) -> None:
@@ -106,6 +132,14 @@ class Refuser:
             self._numpy = NumpyHook(self._refuses_numpy, self._threshold_bytes)
         if self._armed and threading.get_ident() == self._thread:
             self._numpy.arm()
+
+    def _hook_torch(self) -> None:
+        from h2q_notebook.guardian.torch_hook import TorchHook
+
+        if self._torch is None:
+            self._torch = TorchHook(self._left_after_refusal, self._threshold_bytes)
+        if self._armed and threading.get_ident() == self._thread:
+            self._torch.arm()
 
     def _refuses_numpy(self, asked_bytes: int) -> bool:
         return self._left_after_refusal("numpy", asked_bytes) is not None
