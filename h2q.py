@@ -1,0 +1,19 @@
+"""``import h2q`` and ``%load_ext h2q``: the public names of h2q_notebook, under the short name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h2q_notebook
+from h2q_notebook import __all__ as _PUBLIC
+from h2q_notebook.extension import load_ipython_extension, unload_ipython_extension
+
+__all__ = [*_PUBLIC, "load_ipython_extension", "unload_ipython_extension"]  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(h2q_notebook, name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,370 @@
+"""One guarded cell from its first line to its outcome.
+
+Covers the order of things: snapshot, arm, run, disarm, judge, undo, give back. What is shown, and
+when a cell is guarded at all, is the session's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from h2q_notebook.cell import sizes, snapshot
+from h2q_notebook.cell.options import BudgetOptions, ResolvedBudget, resolve_budget
+from h2q_notebook.cell.outcome import CellOutcome, Event, NameSize, Sample, SourceLine, Undone
+from h2q_notebook.cell.shell_refs import cell_frames, cell_line, drop_traceback_refs, local_names
+from h2q_notebook.cell.verdict import Facts, advice_for, judge_status, notes_for
+from h2q_notebook.errors import CellStopped
+from h2q_notebook.guardian.guardian import GuardRequest, MemoryGuardian, WatchResult
+from h2q_notebook.guardian.reclaim import clear_exception, release_memory
+from h2q_notebook.guardian.stop import EXCEPTIONS, CellContext
+from h2q_notebook.policy.strikes import Cause
+from h2q_notebook.readings.limits import read_headroom
+from h2q_notebook.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    from h2q_notebook.cell.outcome import Status
+    from h2q_notebook.config.settings import MemorySafeConfig
+
+__all__ = ["GuardedCell"]
+
+_STAYED_BYTES = 64 * MIB
+
+
+@dataclass
+class _Caught:
+    """What the exception handler saw before frames were cleared."""
+
+    line: SourceLine | None = None
+    holders: tuple[NameSize, ...] = ()
+    local_holders: tuple[NameSize, ...] = ()
+
+
+@dataclass
+class GuardedCell:
+    """The one cell being guarded.
+
+    Args:
+        shell: the IPython shell.
+        guardian: watches and stops.
+        config: limits and intervals.
+        options: what the user asked for.
+    """
+
+    shell: Any
+    guardian: MemoryGuardian
+    config: MemorySafeConfig
+    options: BudgetOptions
+    thread_id: int = field(default_factory=threading.get_ident)
+    events: list[Event] = field(default_factory=list)
+    budget: ResolvedBudget = field(init=False)
+    error_shown: bool = False
+    _snapshot: snapshot.Snapshot = field(init=False)
+    _caught: _Caught = field(default_factory=_Caught)
+    _started_at: str = ""
+    _source: tuple[str, ...] = ()
+    _previous_custom: tuple[Any, Any] = ((), None)
+    _custom: Any = None
+
+    # -- begin ----------------------------------------------------------------------------------
+
+    def begin(self, raw_cell: str, transformed_cell: str | None) -> None:
+        """Snapshot, then arm.
+
+        Raises:
+            GuardUnavailable: no watcher can be started, or --strict cannot be had.
+            BadArgument: the size makes no sense on this machine.
+        """
+        self._source = tuple(raw_cell.lstrip("\n").split("\n"))
+        room = read_headroom()
+        self.budget = resolve_budget(self.options.size, room, self.config.reserve_bytes)
+        self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        shell = self.shell
+        self._snapshot = snapshot.take(
+            shell.user_ns,
+            contents=self.options.contents if self.options.on_overrun == "rollback" else "off",
+            deep_limit_bytes=min(
+                self.options.deep_limit_bytes or self.config.deep_limit_bytes,
+                self.budget.n_bytes,
+            ),
+            hidden=getattr(shell, "user_ns_hidden", None),
+            display=vars(shell.displayhook),
+        )
+        task, loop = _cell_task(shell, raw_cell, transformed_cell)
+        request = GuardRequest(
+            budget_bytes=max(MIB, self.budget.n_bytes - self._snapshot.copied_bytes),
+            strike=self.options.on_overrun != "warn",
+            strict=self.options.strict,
+            timeout_s=self.options.timeout_s,
+        )
+        self._take_exceptions()
+        try:
+            self.guardian.arm(
+                request,
+                lambda token: CellContext(
+                    token=token,
+                    thread_id=self.thread_id,
+                    runner_code=type(shell).run_code.__code__,
+                    global_names=shell.user_global_ns,
+                    message=self._stop_text,
+                    task=task,
+                    loop=loop,
+                ),
+            )
+        except BaseException:
+            self._give_exceptions_back()
+            self._snapshot.release()
+            raise
+
+    def abandon(self) -> None:
+        """Stop guarding without a verdict (the extension is being unloaded by the cell itself)."""
+        self.guardian.disarm()
+        self._give_exceptions_back()
+        self._snapshot.release()
+
+    # -- the exception, if there is one ----------------------------------------------------------
+
+    def _take_exceptions(self) -> None:
+        """Have stops handed to us before IPython formats them.
+
+        Formatting the traceback of a 1600-frame recursion blocked for 18-40 s; and memory must
+        come back before anything else is allocated.
+        """
+        shell = self.shell
+        self._previous_custom = (shell.custom_exceptions, getattr(shell, "CustomTB", None))
+        own = (CellStopped, MemoryError, asyncio.CancelledError)
+        shell.set_custom_exc((*own, *shell.custom_exceptions), self._on_exception)
+        self._custom = shell.CustomTB
+
+    def _give_exceptions_back(self) -> None:
+        shell = self.shell
+        if shell.CustomTB is self._custom:
+            shell.custom_exceptions, shell.CustomTB = self._previous_custom
+        self._previous_custom, self._custom = ((), None), None
+
+    def _on_exception(
+        self,
+        shell: Any,
+        kind: type[BaseException],
+        error: BaseException,
+        trace: TracebackType | None,
+        tb_offset: int | None = None,
+    ) -> list[str]:
+        self.guardian.unwound()
+        live = self.guardian.live()
+        stopped = isinstance(error, CellStopped) or (
+            isinstance(error, asyncio.CancelledError) and live is not None and live.strikes > 0
+        )
+        if not stopped and not self._was_refused(error):
+            previous_kinds, previous = self._previous_custom
+            if previous is not None and previous_kinds and issubclass(kind, previous_kinds):
+                return list(previous(kind, error, trace, tb_offset=tb_offset) or ())
+            shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+            return []
+        self._look_at(trace)
+        clear_exception(error)
+        del trace
+        text = str(error)
+        if stopped:
+            cause = (live.cause if live is not None else Cause.NONE) or Cause.MEMORY
+            kind, text = EXCEPTIONS[cause], self._stop_text(cause)
+        self._show_error(kind.__name__, text)
+        return []
+
+    def _stop_text(self, cause: Cause) -> str:
+        if cause is Cause.TIMEOUT:
+            return "the cell was stopped: its --timeout is over"
+        if cause is Cause.REQUEST:
+            return "the cell was stopped on request"
+        return f"the cell was stopped at its {self.budget.source}"
+
+    def _was_refused(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError) and (
+            self.options.strict or bool(self.guardian.refusals())
+        )
+
+    def _look_at(self, trace: TracebackType | None) -> None:
+        names = self.shell.user_ns
+        frames, innermost, line = cell_frames(
+            trace, type(self.shell).run_code.__code__, self.shell.user_global_ns
+        )
+        self._caught.line = cell_line(innermost, line, self._source)
+        self._caught.local_holders = sizes.largest(local_names(frames, names), top=5)
+
+    def _show_error(self, name: str, text: str) -> None:
+        """Tell the front end that the cell failed, in one line in the place of a traceback."""
+        where = f" (line {self._caught.line.number})" if self._caught.line else ""
+        kind = type(name, (CellStopped,), {})
+        stb = [f"{name}: {text}{where}"]
+        self.shell._showtraceback(kind, f"{text}{where}", stb)
+        self.shell._last_traceback = stb
+        self.error_shown = True
+
+    # -- end ------------------------------------------------------------------------------------
+
+    def finish(self, result: Any, *, give_back_sigint: bool) -> CellOutcome:
+        """Disarm, judge, undo, give back.
+
+        Args:
+            result: IPython's ExecutionResult; None if the shell lost it.
+            give_back_sigint: see ``StopController.end``.
+        """
+        watch = self.guardian.disarm(give_back_sigint=give_back_sigint)
+        self._give_exceptions_back()
+        error = None
+        if result is not None:
+            error = result.error_in_exec or result.error_before_exec
+        end_bytes = self.guardian.used_bytes() - watch.baseline.used_bytes
+        facts = Facts(
+            error=error,
+            cause=watch.cause,
+            raised=watch.raised,
+            cancelled=watch.cancelled,
+            strikes=watch.strikes,
+            refused=len(watch.refusals),
+            strict=self.options.strict,
+            on_overrun=self.options.on_overrun,
+            budget_bytes=watch.budget_bytes,
+            peak_bytes=watch.peak_bytes,
+            end_bytes=end_bytes,
+            watcher_lost=watch.watcher_lost,
+        )
+        status = judge_status(facts)
+        del error
+        early = status in ("overrun", "refused", "timeout", "stopped")
+        born = self._snapshot.born(self.shell.user_ns)
+        holders: tuple[NameSize, ...] = ()
+        notes = list(notes_for(facts, status)) + _refusal_notes(watch, status)
+        undone, not_undone = Undone(), ()
+        if early:
+            holders = _merge(
+                sizes.largest(self.shell.user_ns, top=5, born=born), self._caught.local_holders
+            )
+            self._end_error(result, facts)
+            notes += self._end_born(watch)
+            undone, not_undone = self._undo(result, notes)
+        elif watch.born_children:
+            notes.append(f"{len(watch.born_children)} processes it started still run")
+        self._snapshot.release()
+        if early:
+            release_memory()
+        after = self.guardian.used_bytes() - watch.baseline.used_bytes
+        if early and self.options.on_overrun == "rollback" and after > _STAYED_BYTES:
+            notes.append(
+                f"{format_bytes(after)} did not come back: output still queued for the front "
+                "end, a library's own pool, or small objects scattered over the heap"
+            )
+        return self._outcome(watch, facts, status, holders, undone, not_undone, notes, after)
+
+    def _end_error(self, result: Any, facts: Facts) -> None:
+        """Cut what the error keeps alive, and make sure the reply says that the cell failed."""
+        clear_exception(facts.error)
+        if result is None:
+            return
+        if not isinstance(facts.error, (CellStopped, MemoryError)):
+            cause = facts.cause or Cause.MEMORY
+            kind, text = EXCEPTIONS[cause], self._stop_text(cause)
+            if not self.error_shown:
+                self._show_error(kind.__name__, text)
+            result.error_in_exec = kind(text)
+        elif not self.error_shown:
+            self._show_error(type(facts.error).__name__, str(facts.error))
+
+    def _end_born(self, watch: WatchResult) -> list[str]:
+        if not watch.born_children and not watch.born_threads:
+            return []
+        killed, ended, left = self.guardian.end_born(watch)
+        notes = []
+        if killed:
+            notes.append(f"{killed} processes it had started were ended")
+        if ended:
+            notes.append(f"{ended} threads it had started were ended")
+        if left:
+            notes.append(f"{left} threads it had started are still busy in native code")
+        return notes
+
+    def _undo(self, result: Any, notes: list[str]) -> tuple[Undone, tuple[str, ...]]:
+        shell = self.shell
+        drop_traceback_refs(shell, result)
+        if self.options.on_overrun != "rollback":
+            notes.append("names were kept as the cell left them (--on-overrun keep)")
+            return Undone(), ()
+        hidden, display = getattr(shell, "user_ns_hidden", None), vars(shell.displayhook)
+        undone = self._snapshot.restore(shell.user_ns, hidden=hidden, display=display)
+        notes += self._snapshot.notes
+        if self._snapshot.skipped:
+            notes.append(f"{self._snapshot.skipped} older objects were not checked for changes")
+        return undone, self._snapshot.not_undone
+
+    def _outcome(
+        self,
+        watch: WatchResult,
+        facts: Facts,
+        status: Status,
+        holders: tuple[NameSize, ...],
+        undone: Undone,
+        not_undone: tuple[str, ...],
+        notes: list[str],
+        after_bytes: int,
+    ) -> CellOutcome:
+        early = status in ("overrun", "refused", "timeout", "stopped")
+        latency = watch.duration_s - watch.first_over_s if watch.first_over_s is not None else None
+        return CellOutcome(
+            label=self.options.label,
+            status=status,
+            on_overrun=self.options.on_overrun,
+            budget_bytes=watch.budget_bytes,
+            budget_source=self.budget.source,
+            baseline_bytes=watch.baseline.used_bytes,
+            peak_bytes=watch.peak_bytes,
+            retained_bytes=after_bytes,
+            returned_bytes=max(0, facts.end_bytes - after_bytes) if early else 0,
+            duration_s=watch.duration_s,
+            stop_latency_s=latency if status == "overrun" else None,
+            strikes=watch.strikes,
+            line=self._caught.line,
+            holders=holders,
+            undone=undone,
+            not_undone=not_undone,
+            notes=tuple(notes),
+            advice=advice_for(facts, status),
+            error=f"{type(facts.error).__name__}: {facts.error}"[:200] if facts.error else None,
+            samples=tuple(Sample(round(t, 3), used) for t, used in watch.points),
+            events=tuple(self.events),
+            started_at=self._started_at,
+            execution_count=getattr(self.shell, "execution_count", None),
+        )
+
+
+def _refusal_notes(watch: WatchResult, status: Status) -> list[str]:
+    if status != "refused" or not watch.refusals:
+        return []
+    last = watch.refusals[-1]
+    return [
+        f"{last.what} asked for {format_bytes(last.asked_bytes)} with "
+        f"{format_bytes(last.left_bytes)} left; it was refused before it grew"
+    ]
+
+
+def _merge(names: tuple[NameSize, ...], local: tuple[NameSize, ...]) -> tuple[NameSize, ...]:
+    return tuple(sorted((*names, *local), key=lambda held: -held.n_bytes)[:5])
+
+
+def _cell_task(
+    shell: Any, raw_cell: str, transformed_cell: str | None
+) -> tuple[asyncio.Task[Any] | None, asyncio.AbstractEventLoop | None]:
+    """The task of a cell with top-level await.
+
+    For any other cell ``current_task()`` is ipykernel's own dispatcher, which must never be
+    cancelled; so ask the shell first.
+    """
+    try:
+        if shell.should_run_async(raw_cell, transformed_cell=transformed_cell):
+            return asyncio.current_task(), asyncio.get_running_loop()
+    except (RuntimeError, TypeError, AttributeError):
+        pass
+    return None, None

@@ -1,0 +1,43 @@
+"""What ``%load_ext h2q`` and ``%unload_ext h2q`` call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["load_ipython_extension", "unload_ipython_extension"]
+
+_MAGICS = ("h2q_budget", "h2q_gauge", "h2q_load", "h2q_status")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register the magics and start the guardian; prints one line. Loading twice does nothing."""
+    from h2q_notebook import session as sessions
+    from h2q_notebook.magics.budget import BudgetMagics, options_of, strip_budget_line
+    from h2q_notebook.magics.load import LoadMagics
+    from h2q_notebook.magics.status import StatusMagics
+
+    if sessions.current() is not None:
+        return
+    session = sessions.Session(shell, options_of, strip_budget_line)
+    session.start()
+    shell.register_magics(BudgetMagics(shell, session))
+    shell.register_magics(StatusMagics(shell, session))
+    shell.register_magics(LoadMagics(shell, session))
+    kinds = {"process": "guarding by a watcher process", "thread": "guarding by a thread only"}
+    how = kinds.get(session.guardian.watcher_kind, "not guarding")
+    print(f"h2q is ready ({how}): put %%h2q_budget 2GiB on top of a cell; %h2q_status tells more")
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Give everything back: events, transformer, magics, signal handlers, limits, child process."""
+    from h2q_notebook import session as sessions
+
+    session = sessions.current()
+    if session is None:
+        return
+    session.close()
+    for kind in ("line", "cell"):
+        for name in _MAGICS:
+            shell.magics_manager.magics[kind].pop(name, None)
+    for name in ("BudgetMagics", "StatusMagics", "LoadMagics"):
+        shell.magics_manager.registry.pop(name, None)

@@ -1,0 +1,403 @@
+"""MemoryGuardian: one per kernel; arms and disarms everything that watches a cell.
+
+Covers watcher, stop, refusal and strict limit as one thing with a beginning and an end. Not names,
+rollback or reports (the cell room), and no IPython.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from h2q_notebook.errors import CellStopped, GuardUnavailable, MemoryBudgetExceeded
+from h2q_notebook.guardian.channel import SidecarWatcher, ThreadWatcher, Watcher, stop_signal
+from h2q_notebook.guardian.page import Word
+from h2q_notebook.guardian.refuse import Refusal, Refuser
+from h2q_notebook.guardian.stop import CellContext, StopController, interrupt_thread
+from h2q_notebook.guardian.strict import StrictLimit
+from h2q_notebook.policy.strikes import Act, Cause, Orders
+from h2q_notebook.readings.process import (
+    PROC_AVAILABLE,
+    ProcessMemory,
+    ProcessReader,
+    read_process,
+)
+from h2q_notebook.units import MIB
+
+if TYPE_CHECKING:
+    from h2q_notebook.config.settings import MemorySafeConfig
+
+__all__ = ["GuardRequest", "Live", "MemoryGuardian", "WatchResult"]
+
+_JOIN_S = 0.3
+_EXACT_FILE_GROWTH_BYTES = 2 * MIB
+# Threads that a cell's time may bring about but that are not the cell's: ours, and ipykernel's
+_SPARED_THREADS = ("h2q-", "subshell-", "IPython", "Control", "Heartbeat", "IOPub")
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRequest:
+    """How one cell shall be guarded."""
+
+    budget_bytes: int
+    strike: bool = True
+    strict: bool = False
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the gauge may know while a cell runs; bytes above the baseline."""
+
+    t_s: float
+    used_bytes: int
+    budget_bytes: int
+    peak_bytes: int
+    strikes: int
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class WatchResult:
+    """What was seen between arm and disarm; bytes of use above the baseline."""
+
+    baseline: ProcessMemory
+    budget_bytes: int
+    peak_bytes: int
+    peak_is_exact: bool
+    """True if it is the system's own high-water mark; False if the largest of the samples."""
+    cause: Cause
+    strikes: int
+    raised: int
+    cancelled: int
+    duration_s: float
+    first_over_s: float | None
+    refusals: tuple[Refusal, ...]
+    born_children: tuple[int, ...]
+    born_threads: tuple[threading.Thread, ...]
+    points: tuple[tuple[float, int], ...]
+    watcher_lost: bool
+
+
+class MemoryGuardian:
+    """Watches one cell at a time and stops it at its budget.
+
+    Args:
+        config: intervals.
+        watcher_factory: makes the watcher; None chooses the sidecar where /proc exists.
+
+    Example:
+        >>> guardian = MemoryGuardian(MemorySafeConfig())
+        >>> guardian.start()
+        >>> guardian.arm(GuardRequest(budget_bytes=400 * MIB), context)
+        >>> result = guardian.disarm()
+    """
+
+    def __init__(
+        self,
+        config: MemorySafeConfig,
+        *,
+        watcher_factory: Callable[[], Watcher] | None = None,
+    ) -> None:
+        self.config = config
+        self.number = stop_signal()
+        self._factory = watcher_factory or self._default_watcher
+        self._watcher: Watcher | None = None
+        self._stop: StopController | None = None
+        self._reader = ProcessReader() if PROC_AVAILABLE else None
+        self._refuser = Refuser(self.used_bytes)
+        self._strict = StrictLimit()
+        self._armed: GuardRequest | None = None
+        self._token = 0
+        self._baseline = self.read()
+        self._start_s = 0.0
+        self._threads: frozenset[threading.Thread] = frozenset()
+        self.watcher_losses = 0
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the watcher and take over the strike signal; main thread only."""
+        if self._watcher is None or not self._watcher.alive():
+            self._replace_watcher()
+
+    def _replace_watcher(self) -> None:
+        if self._watcher is not None:
+            self.watcher_losses += 1
+            self._close_watcher()
+        self._watcher = self._factory()
+        self._stop = StopController(self._watcher.page, self.used_bytes, self.number)
+        if threading.current_thread() is threading.main_thread():
+            self._stop.install()
+
+    def _close_watcher(self) -> None:
+        if self._stop is not None:
+            if threading.current_thread() is threading.main_thread():
+                self._stop.uninstall()
+            self._stop = None
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+
+    def close(self) -> None:
+        """Give everything back: signal, process, page, hooks, limits."""
+        if self._armed is not None:
+            self.disarm()
+        self._strict.lift()
+        self._refuser.close()
+        self._close_watcher()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _default_watcher(self) -> Watcher:
+        if PROC_AVAILABLE and sys.platform == "linux":
+            try:
+                return SidecarWatcher(self.number)
+            except GuardUnavailable:
+                pass  # no child processes here; a thread can still watch
+        return ThreadWatcher(self._strike_from_thread)
+
+    def _strike_from_thread(self, act: Act) -> None:
+        if hasattr(signal, "pthread_kill"):
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, self.number)
+        else:
+            signal.raise_signal(self.number)
+
+    # -- readings -----------------------------------------------------------------------------
+
+    def read(self) -> ProcessMemory:
+        """This process's memory now."""
+        return self._reader.read() if self._reader is not None else read_process()
+
+    def used_bytes(self) -> int:
+        """This process's use now, in bytes."""
+        return self.read().used_bytes
+
+    @property
+    def armed(self) -> bool:
+        """Whether a cell is being guarded."""
+        return self._armed is not None
+
+    @property
+    def watcher_kind(self) -> str:
+        """``process``, ``thread`` or ``off``."""
+        if self._watcher is None:
+            return "off"
+        return "process" if isinstance(self._watcher, SidecarWatcher) else "thread"
+
+    def tiers(self) -> tuple[tuple[str, bool, str], ...]:
+        """Each line of defence: name, on or off, why."""
+        kinds = {
+            "process": (True, "a process of its own, also while C code holds the GIL"),
+            "thread": (True, "a thread only (no /proc here): blind while C code holds the GIL"),
+            "off": (False, "not started"),
+        }
+        return (
+            ("watch and stop", *kinds[self.watcher_kind]),
+            *self._refuser.tiers(),
+            ("compiled gate", False, "not part of this version"),
+            ("strict limit", self._strict.saved is not None, "opt-in: --strict"),
+        )
+
+    def live(self) -> Live | None:
+        """A look at the running cell; None if none is guarded."""
+        request, watcher = self._armed, self._watcher
+        if request is None or watcher is None:
+            return None
+        page, base = watcher.page, self._baseline.used_bytes
+        used = self.used_bytes() + page[Word.EXTRA] - base
+        return Live(
+            t_s=time.monotonic() - self._start_s,
+            used_bytes=max(0, used),
+            budget_bytes=page[Word.LIMIT] - base,
+            peak_bytes=max(used, page[Word.PEAK] - base, 0),
+            strikes=page[Word.STRIKES],
+            cause=Cause(page[Word.CAUSE]),
+        )
+
+    # -- one cell -----------------------------------------------------------------------------
+
+    def arm(self, request: GuardRequest, context: Callable[[int], CellContext]) -> None:
+        """Begin to guard the cell that runs in this thread.
+
+        Args:
+            request: budget and manners.
+            context: makes the cell's context from the token of this arming.
+
+        Raises:
+            GuardUnavailable: no watcher can be started.
+        """
+        if self._watcher is None or not self._watcher.alive():
+            self._replace_watcher()
+        assert self._watcher is not None
+        assert self._stop is not None
+        self._token += 1
+        self._threads = frozenset(threading.enumerate())
+        _reset_high_water_mark()
+        self._baseline = base = self.read()
+        limit = base.used_bytes + request.budget_bytes
+        page = self._watcher.page
+        page[Word.LIMIT] = limit
+        page[Word.CAUSE] = page[Word.INSIST] = page[Word.EXTRA] = 0
+        if request.strict:
+            self._strict.apply(base.data_bytes, request.budget_bytes)
+        orders = Orders(
+            limit_bytes=limit,
+            strike=request.strike,
+            strike_interval_s=self.config.strike_interval_s,
+            timeout_s=request.timeout_s,
+            clamp_at_strike=3 if request.strict else 0,
+        )
+        self._start_s = time.monotonic()
+        self._armed = request
+        self._stop.begin(context(self._token))
+        try:
+            self._watcher.arm(orders, self._token, self.config.sample_interval_s)
+        except GuardUnavailable:
+            # It died since the last cell. One new try; a second failure is the user's to know.
+            self._stop.end(give_back_sigint=True)
+            self._replace_watcher()
+            self._watcher.page[Word.LIMIT] = limit
+            self._stop.begin(context(self._token))
+            self._watcher.arm(orders, self._token, self.config.sample_interval_s)
+        if request.strike:
+            self._refuser.arm(limit)
+
+    def unwound(self) -> None:
+        """The cell's frames are gone: lift limits and strike no more."""
+        self._strict.lift()
+        if self._stop is not None:
+            self._stop.unwound()
+
+    def disarm(self, *, give_back_sigint: bool = True) -> WatchResult:
+        """Stop guarding; what was seen."""
+        request, watcher, stop = self._armed, self._watcher, self._stop
+        assert request is not None
+        assert watcher is not None
+        assert stop is not None
+        stop.end(give_back_sigint=give_back_sigint)
+        self._armed = None
+        self._strict.lift()
+        refusals = self._refuser.disarm()
+        base = self._baseline
+        budget = watcher.page[Word.LIMIT] - base.used_bytes
+        sampled_peak = watcher.page[Word.PEAK] - base.used_bytes
+        end = self.read()
+        raw = watcher.disarm()
+        peak, exact = _peak(base, end, sampled_peak, raw)
+        born = [
+            thread
+            for thread in threading.enumerate()
+            if thread not in self._threads
+            and thread is not threading.current_thread()
+            and not thread.name.startswith(_SPARED_THREADS)
+        ]
+        return WatchResult(
+            baseline=base,
+            budget_bytes=budget,
+            peak_bytes=peak,
+            peak_is_exact=exact,
+            cause=Cause(raw.get("cause", 0)),
+            strikes=raw.get("strikes", 0),
+            raised=stop.counts.raised,
+            cancelled=stop.counts.cancelled,
+            duration_s=time.monotonic() - self._start_s,
+            first_over_s=raw.get("first_over_s"),
+            refusals=refusals,
+            born_children=tuple(raw.get("born", ())),
+            born_threads=tuple(born),
+            points=tuple((t, used - base.used_bytes) for t, used in raw.get("points", ())),
+            watcher_lost=not raw,
+        )
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What has been refused so far in the running cell."""
+        return self._refuser.refusals()
+
+    def raise_limit(self, extra_bytes: int) -> int:
+        """Give the running cell more; any thread. Returns the new budget in bytes, 0 if none."""
+        watcher = self._watcher
+        if self._armed is None or watcher is None:
+            return 0
+        limit = watcher.page[Word.LIMIT] + extra_bytes
+        watcher.page[Word.LIMIT] = limit
+        self._refuser.set_limit(limit)
+        self._strict.move(extra_bytes)
+        return limit - self._baseline.used_bytes
+
+    def request_stop(self) -> bool:
+        """Ask the watcher to stop the running cell; any thread. False if none is guarded."""
+        watcher = self._watcher
+        if self._armed is None or watcher is None:
+            return False
+        watcher.page[Word.STOP_REQUESTED] = self._token
+        return True
+
+    def end_born(self, result: WatchResult) -> tuple[int, int, int]:
+        """Stop what the cell started: children are killed, threads get the stop raised in them.
+
+        Returns:
+            Children killed, threads ended, threads still running (blocked in C).
+        """
+        killed = 0
+        for pid in result.born_children:
+            try:
+                os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+                killed += 1
+            except OSError:
+                continue
+        quiet, threading.excepthook = threading.excepthook, _say_nothing_of_stops
+        try:
+            for thread in result.born_threads:
+                if thread.ident is not None:
+                    interrupt_thread(thread.ident, MemoryBudgetExceeded)
+            deadline_s = time.monotonic() + _JOIN_S
+            for thread in result.born_threads:
+                thread.join(max(0.0, deadline_s - time.monotonic()))
+        finally:
+            threading.excepthook = quiet
+        left = sum(thread.is_alive() for thread in result.born_threads)
+        return killed, len(result.born_threads) - left, left
+
+
+def _say_nothing_of_stops(args: threading.ExceptHookArgs) -> None:
+    if not issubclass(args.exc_type, CellStopped):
+        threading.__excepthook__(args)
+
+
+def _peak(
+    base: ProcessMemory, end: ProcessMemory, sampled: int, raw: dict[str, Any]
+) -> tuple[int, bool]:
+    """The largest use above the baseline, and whether it is exact.
+
+    VmHWM misses nothing but counts file pages too; it is exact for use only if hardly any file
+    pages came in. Children and unmapped shared memory are in the samples alone.
+    """
+    sampled = max(sampled, end.used_bytes - base.used_bytes, 0)
+    if not end.peak_rss_bytes or end.file_bytes - base.file_bytes > _EXACT_FILE_GROWTH_BYTES:
+        return sampled, False
+    marked = end.peak_rss_bytes - base.rss_bytes
+    return (marked, True) if marked >= sampled else (sampled, False)
+
+
+def _reset_high_water_mark() -> None:
+    """Make VmHWM start anew (0.08 ms; see clear_refs in proc(5)); exact peaks need no sampling."""
+    try:
+        fd = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, b"5")
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

@@ -1,0 +1,247 @@
+"""One Session per kernel: the only place where everything meets.
+
+Covers when a cell is guarded, what is shown and where, and what is kept. Every decision about
+memory is made elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from h2q_notebook.cell.lifecycle import GuardedCell
+from h2q_notebook.cell.options import BudgetOptions
+from h2q_notebook.cell.outcome import CellOutcome, Event
+from h2q_notebook.config.settings import MemorySafeConfig
+from h2q_notebook.errors import H2QError
+from h2q_notebook.gauges import CellGauge, KernelGauge, front_end
+from h2q_notebook.guardian.guardian import MemoryGuardian
+from h2q_notebook.readings.limits import read_headroom
+from h2q_notebook.units import MIB, format_bytes
+from h2q_notebook.views import status as status_view
+from h2q_notebook.views import summary
+
+__all__ = ["Session", "current"]
+
+_GREW_BETWEEN_BYTES = 64 * MIB
+_UNGUARDED = ("%h2q_", "%load_ext", "%reload_ext", "%unload_ext")
+_session: Session | None = None
+
+
+def current() -> Session | None:
+    """The session of this kernel, if the extension is loaded."""
+    return _session
+
+
+class Session:
+    """Holds configuration, guardian, history and views of one kernel.
+
+    Args:
+        shell: the IPython shell.
+        read_options: the options a cell asks for on its first line; None if it has no such line.
+            May raise H2QError.
+        transformer: the input transformer that takes that line off.
+        config: settings.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        read_options: Callable[[str], BudgetOptions | None],
+        transformer: Callable[[list[str]], list[str]],
+        config: MemorySafeConfig | None = None,
+    ) -> None:
+        self.shell = shell
+        self._read_options = read_options
+        self._transformer = transformer
+        self.config = config or MemorySafeConfig()
+        self.guardian = MemoryGuardian(self.config)
+        self.default: BudgetOptions | None = None
+        self.history: deque[CellOutcome] = deque(maxlen=self.config.history_length)
+        self._cell: GuardedCell | None = None
+        self._gauge: CellGauge | None = None
+        self._kernel_gauge: KernelGauge | None = None
+        self._depth = 0
+        self._used_at_end: int | None = None
+        self._in_kernel = type(shell).__module__.startswith("ipykernel.")
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Register events and the transformer, start the watcher."""
+        global _session
+        self.guardian.start()
+        self.shell.input_transformers_cleanup.insert(0, self._transformer)
+        self.shell.events.register("pre_run_cell", self._before)
+        self.shell.events.register("post_run_cell", self._after)
+        _session = self
+
+    def close(self) -> None:
+        """Undo everything that ``start`` did."""
+        global _session
+        self.kernel_gauge(on=False)
+        self.shell.events.unregister("pre_run_cell", self._before)
+        self.shell.events.unregister("post_run_cell", self._after)
+        self.shell.input_transformers_cleanup.remove(self._transformer)
+        if self._cell is not None:  # unloaded from inside a guarded cell
+            self._cell.abandon()
+            self._cell = None
+        self.guardian.close()
+        _session = None
+
+    # -- cells --------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> CellOutcome | None:
+        """The last guarded cell."""
+        return self.history[-1] if self.history else None
+
+    def set_default(self, options: BudgetOptions | None) -> None:
+        """Guard every following cell like this; None guards only cells that ask for it."""
+        self.default = options
+        if options is None:
+            self._say("h2q: cells run unguarded again, unless they ask with %%h2q_budget")
+        else:
+            self._say(f"h2q: every cell has a budget now ({options.size or 'what is free'})")
+
+    def run_guarded(self, source: str) -> None:
+        """Run a cell through the shell; for callers that bypass the input transformer."""
+        self.shell.run_cell(source)
+
+    def _options_for(self, raw_cell: str) -> BudgetOptions | None:
+        asked = self._read_options(raw_cell)
+        if asked is not None:
+            return asked
+        text = raw_cell.strip()
+        if self.default is None or not text or text.startswith(_UNGUARDED):
+            return None
+        return self.default
+
+    def _before(self, info: Any) -> None:
+        raw_cell = info.raw_cell or ""
+        if self._cell is not None:
+            if self._cell.thread_id == threading.get_ident():
+                self._depth += 1  # run_cell inside a guarded cell: the outer budget covers it
+            elif raw_cell.lstrip().startswith("%%h2q_budget"):
+                self._say("h2q: another cell is being guarded; this one runs without a budget")
+            return
+        try:
+            options = self._options_for(raw_cell)
+        except H2QError:
+            return  # the line was left in the cell, and its magic tells
+        if options is None:
+            return
+        self._tell_growth_between()
+        cell = GuardedCell(self.shell, self.guardian, self.config, options)
+        losses = self.guardian.watcher_losses
+        try:
+            cell.begin(raw_cell, info.transformed_cell)
+        except H2QError as error:
+            self._say(f"h2q: this cell runs unguarded: {error}")
+            return
+        self._cell, self._depth = cell, 0
+        if self.guardian.watcher_losses > losses:
+            self._say("h2q: the watcher process had been ended from outside; a new one is running")
+        if options.gauge:
+            self._gauge = CellGauge(
+                self.guardian.live,
+                self.config,
+                frontend=front_end(self.shell),
+                label=options.label,
+                events=cell.events,
+                on_stop=self.stop if options.on_overrun != "warn" else None,
+                on_raise=self.raise_budget,
+            )
+            self._gauge.start()
+
+    def _after(self, result: Any) -> None:
+        cell = self._cell
+        if cell is None or cell.thread_id != threading.get_ident():
+            return
+        if self._depth:
+            self._depth -= 1
+            return
+        gauge, self._gauge = self._gauge, None
+        try:
+            outcome = cell.finish(result, give_back_sigint=not self._in_kernel)
+        finally:
+            self._cell = None
+        self.history.append(outcome)
+        self._used_at_end = self.guardian.used_bytes()
+        self._show(outcome, cell.options, gauge)
+
+    def _show(self, outcome: CellOutcome, options: BudgetOptions, gauge: CellGauge | None) -> None:
+        bundle = summary.bundle(outcome, chart=gauge is not None and gauge.shown)
+        metadata = summary.metadata(outcome)
+        if gauge is not None and gauge.finish(bundle, metadata):
+            return
+        if not options.quiet or outcome.ended_early or outcome.status == "warned":
+            self._publish(bundle, metadata)
+
+    def _publish(self, bundle: dict[str, str], metadata: dict[str, Any]) -> None:
+        if self._in_kernel:
+            self.shell.display_pub.publish(data=bundle, metadata=metadata)
+        else:
+            print(bundle["text/plain"], file=sys.stderr)
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def _tell_growth_between(self) -> None:
+        """Memory that grew while no cell was guarded: seen and told."""
+        before, self._used_at_end = self._used_at_end, None
+        if before is None:
+            return
+        grown = self.guardian.used_bytes() - before
+        threads = [t.name for t in threading.enumerate() if t.name.startswith("Thread-")]
+        if grown > _GREW_BETWEEN_BYTES and self.default is not None:
+            who = f"; threads still running: {', '.join(threads[:5])}" if threads else ""
+            self._say(f"h2q: {format_bytes(grown)} were added since the last guarded cell{who}")
+
+    # -- what buttons and Python callers use ------------------------------------------------------
+
+    def stop(self) -> bool:
+        """Stop the running guarded cell; from any thread."""
+        return self.guardian.request_stop()
+
+    def raise_budget(self, extra_bytes: int) -> int:
+        """Give the running cell *extra_bytes* more; from any thread. The new budget in bytes."""
+        budget = self.guardian.raise_limit(extra_bytes)
+        cell, live = self._cell, self.guardian.live()
+        if budget and cell is not None and live is not None:
+            text = f"+{format_bytes(extra_bytes)}"
+            cell.events.append(Event(round(live.t_s, 2), live.used_bytes, text, "info"))
+        return budget
+
+    # -- views --------------------------------------------------------------------------------
+
+    def show_status(self) -> None:
+        """Print memory, tiers and the last cells."""
+        room = read_headroom()
+        view = status_view.Status(
+            used_bytes=self.guardian.used_bytes(),
+            free_bytes=room.free_bytes,
+            free_source=room.source,
+            tiers=self.guardian.tiers(),
+            default=None if self.default is None else (self.default.size or "what is free"),
+            outcomes=tuple(self.history)[-8:],
+        )
+        self._publish(status_view.bundle(view), {})
+
+    def kernel_gauge(self, *, on: bool) -> None:
+        """Show or end the gauge of the whole kernel."""
+        gauge, self._kernel_gauge = self._kernel_gauge, None
+        if gauge is not None:
+            gauge.finish()
+        if on:
+            room = read_headroom()
+            self._kernel_gauge = KernelGauge(
+                self.guardian.used_bytes,
+                room.free_bytes,
+                self.config,
+                frontend=front_end(self.shell),
+            )
+            self._kernel_gauge.start()
