@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import h2q_notebook
-from h2q_notebook import __all__ as _PUBLIC
 from h2q_notebook.extension import load_ipython_extension, unload_ipython_extension
 
-__all__ = [*_PUBLIC, "load_ipython_extension", "unload_ipython_extension"]  # noqa: PLE0605
+__all__ = sorted(h2q_notebook.__all__)  # noqa: PLE0605 - one list, kept in one place
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +15,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return [*__all__, load_ipython_extension.__name__, unload_ipython_extension.__name__]
