@@ -17,9 +17,11 @@ set can be cut back only if it was empty.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Literal
 
 from h2q_notebook.cell.copies import cut_back, kept_copy, put_back
@@ -30,6 +32,8 @@ __all__ = ["Contents", "ContentsMode", "Restored"]
 ContentsMode = Literal["off", "names", "deep"]
 _TIME_LIMIT_S = 0.002
 _MANY = 16
+_CLOCK_EVERY = 64
+_Found = tuple[int, object, Kind, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +69,18 @@ class Contents:
         deep_limit_bytes: int = 0,
         time_limit_s: float = _TIME_LIMIT_S,
         clock: Callable[[], float] = time.perf_counter,
+        ignore: Callable[[object], bool] | None = None,
     ) -> None:
         """Mark everything watchable.
 
         Args:
-            names: the user's names and what they are bound to (no bookkeeping).
+            names: the names and what they are bound to.
             mode: ``off`` does nothing; ``deep`` copies as well, smallest first, so that as many
                 names as possible are safe when not all fit.
             deep_limit_bytes: the most that copies may take in all, in bytes.
             time_limit_s: how long marking may take, in seconds (copying takes what it takes).
             clock: seconds, monotonic.
+            ignore: says which keys of *names* are not the user's.
         """
         self.copied_bytes = 0
         """Bytes held by copies; they count against the budget of the cell."""
@@ -86,14 +92,16 @@ class Contents:
         self._sample_bytes = 1 << 16
         if mode == "off":
             return
-        began_s = clock()
-        found = self._find(names)
+        # Copying takes what it takes; noticing must not be felt.
+        limit_s = math.inf if mode == "deep" else time_limit_s
+        found = self._find(names, ignore, clock, clock() + limit_s)
+        deadline_s = clock() + limit_s
         n_large = sum(1 for w in found if w[0] > 1 << 14)
         if n_large > _MANY:
             self._sample_bytes = 1 << 13
         for at, (_, value, kind, aliases) in enumerate(found):
-            if at and mode != "deep" and clock() - began_s > time_limit_s:
-                self.skipped = len(found) - at
+            if at and clock() > deadline_s:
+                self.skipped += len(found) - at
                 break
             made = mark(value, kind, sample_bytes=self._sample_bytes)
             if made is not None:
@@ -103,14 +111,23 @@ class Contents:
         if mode == "deep":
             self._copy(deep_limit_bytes)
 
-    @staticmethod
-    def _find(names: Mapping[str, object]) -> list[tuple[int, object, Kind, list[str]]]:
+    def _find(
+        self,
+        names: Mapping[str, object],
+        ignore: Callable[[object], bool] | None,
+        clock: Callable[[], float],
+        deadline_s: float,
+    ) -> list[_Found]:
         """Watchable objects, largest first, each once with every name that it has."""
         kinds = Kinds()
-        found: dict[int, tuple[int, object, Kind, list[str]]] = {}
-        for name, value in names.items():
+        found: dict[int, _Found] = {}
+        candidates = kinds.candidates(names)
+        for at, (name, value) in enumerate(candidates):
+            if at % _CLOCK_EVERY == 0 and clock() > deadline_s:
+                self.skipped = len(candidates) - at
+                break
             kind = kinds.of(value)
-            if kind is None:
+            if kind is None or (ignore is not None and ignore(name)):
                 continue
             seen = found.get(id(value))
             if seen is not None:
@@ -120,7 +137,7 @@ class Contents:
                 found[id(value)] = (weight(value, kind), value, kind, [name])
             except Exception:  # a tensor without storage, a frame of an unknown layout
                 continue
-        return sorted(found.values(), key=lambda one: -one[0])
+        return sorted(found.values(), key=itemgetter(0), reverse=True)
 
     def _copy(self, limit_bytes: int) -> None:
         left, uncopied = limit_bytes, []
@@ -165,7 +182,7 @@ class Contents:
                 if done != "same":
                     restored += one.names
             elif differs:
-                if cut_back(one.value, one.kind, one.mark):
+                if cut_back(one.value, one.kind, one.mark, sample_bytes=self._sample_bytes):
                     restored += one.names
                 else:
                     lost += [self._told(one, name) for name in one.names]

@@ -14,6 +14,7 @@ from h2q_notebook.cell.fingerprints import (
     Kind,
     Mark,
     block_arrays,
+    frame_columns,
     module_tensors,
     prefix_mark,
     weight,
@@ -28,20 +29,21 @@ def kept_copy(value: Any, kind: Kind, limit_bytes: int) -> tuple[Any, int] | Non
     """A copy of *value* and its bytes, or None if it is over *limit_bytes* or cannot be copied."""
     try:
         n_bytes = _bytes_of(value, kind)
-        if n_bytes > limit_bytes:
-            return None
-        if kind in ("sequence", "mapping", "set", "bytes"):
-            return value.copy(), n_bytes
-        if kind == "array":
-            return value.copy(order="K"), n_bytes
-        if kind == "frame":
-            return value.copy(deep=True), n_bytes
-        if kind == "tensor":
-            return value.detach().clone(), n_bytes
-        # Keyed by position: the tensors themselves stay alive through the module.
-        return [(tensor, tensor.detach().clone()) for tensor in module_tensors(value)], n_bytes
+        return None if n_bytes > limit_bytes else (_copied(value, kind), n_bytes)
     except Exception:
         return None
+
+
+def _copied(value: Any, kind: Kind) -> Any:
+    if kind == "array":
+        return value.copy(order="K")
+    if kind == "frame":
+        return value.copy(deep=True)
+    if kind == "tensor":
+        return value.detach().clone()
+    if kind == "module":
+        return [(tensor, tensor.detach().clone()) for tensor in module_tensors(value)]
+    return value.copy()
 
 
 def put_back(
@@ -83,7 +85,7 @@ def put_back(
     return "restored"
 
 
-def cut_back(value: Any, kind: Kind, before: Mark) -> bool:
+def cut_back(value: Any, kind: Kind, before: Mark, *, sample_bytes: int) -> bool:
     """Undo pure growth: True if *value* now ends where it did when *before* was made."""
     if kind not in ("sequence", "mapping", "set", "bytes"):
         return False
@@ -94,7 +96,7 @@ def cut_back(value: Any, kind: Kind, before: Mark) -> bool:
     if n_before == 0:
         value.clear()
         return True
-    if kind == "set" or prefix_mark(value, kind, n_before) != before:
+    if kind == "set" or (prefix_mark(value, kind, n_before, sample_bytes=sample_bytes) != before):
         return False
     try:
         if kind == "mapping":
@@ -127,30 +129,48 @@ def _bytes_of(value: Any, kind: Kind) -> int:
 
 
 def _same(value: Any, kind: Kind, copy: Any) -> bool:
-    if kind in ("sequence", "set"):
-        if kind == "set":
-            return len(value) == len(copy) and {*map(id, value)} == {*map(id, copy)}
-        return len(value) == len(copy) and all(a is b for a, b in zip(value, copy, strict=True))
-    if kind == "mapping":
-        return len(value) == len(copy) and all(
-            k is q and v is w
-            for (k, v), (q, w) in zip(dict.items(value), dict.items(copy), strict=True)
-        )
-    if kind == "bytes":
-        return bool(value == copy)
     if kind == "array":
-        return value.shape == copy.shape and _same_array(value, copy)
+        return _same_array(value, copy)
     if kind == "frame":
-        mine, theirs = value._mgr.blocks, copy._mgr.blocks
-        return len(mine) == len(theirs) and all(
-            _same_array(a, b)
-            for x, y in zip(mine, theirs, strict=True)
-            for a, b in zip(block_arrays(x.values), block_arrays(y.values), strict=True)
+        return bool(value.shape == copy.shape) and all(
+            _same_column(a, b)
+            for a, b in zip(frame_columns(value), frame_columns(copy), strict=True)
         )
     # Tensors count their own in-place changes; only inference tensors do not.
     if kind == "tensor":
-        return not value.is_inference()
-    return not any(tensor.is_inference() for tensor, _ in copy)
+        return not value.is_inference() or _same_tensor(value, copy)
+    if kind == "module":
+        return all(not mine.is_inference() or _same_tensor(mine, old) for mine, old in copy)
+    return _same_items(value, kind, copy)
+
+
+def _same_items(value: Any, kind: Kind, copy: Any) -> bool:
+    """By identity: equality would run the code of the elements."""
+    if len(value) != len(copy):
+        return False
+    if kind == "bytes":
+        return bool(value == copy)
+    if kind == "set":
+        return {*map(id, value)} == {*map(id, copy)}
+    if kind == "mapping":
+        return all(
+            k is q and v is w
+            for (k, v), (q, w) in zip(dict.items(value), dict.items(copy), strict=True)
+        )
+    return all(a is b for a, b in zip(value, copy, strict=True))
+
+
+def _same_column(mine: Any, theirs: Any) -> bool:
+    pairs = list(zip(block_arrays(mine), block_arrays(theirs), strict=True))
+    if not pairs:
+        return getattr(mine, "_pa_array", None) is getattr(theirs, "_pa_array", None)
+    return all(_same_array(a, b) for a, b in pairs)
+
+
+def _same_tensor(mine: Any, theirs: Any) -> bool:
+    import torch
+
+    return torch.equal(mine, theirs)
 
 
 def _same_array(mine: Any, theirs: Any) -> bool:
@@ -162,6 +182,8 @@ def _same_array(mine: Any, theirs: Any) -> bool:
         return bool(
             a.dtype.kind == "O" and all(x is y for x, y in zip(a.tolist(), b.tolist(), strict=True))
         )
+    if not a.dtype.itemsize:
+        return True
     a, b = a.view("u1"), b.view("u1")
     return all(
         bool((a[at : at + _COMPARE_BYTES] == b[at : at + _COMPARE_BYTES]).all())

@@ -16,11 +16,23 @@ from __future__ import annotations
 import sys
 import zlib
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal
 
-__all__ = ["Kind", "Kinds", "mark", "module_tensors", "size_text", "weight"]
+__all__ = [
+    "Kind",
+    "Kinds",
+    "Mark",
+    "block_arrays",
+    "frame_columns",
+    "mark",
+    "module_tensors",
+    "mro_of",
+    "prefix_mark",
+    "size_text",
+    "weight",
+]
 
 Kind = Literal["sequence", "mapping", "set", "bytes", "array", "frame", "tensor", "module"]
 Mark = tuple[object, ...]
@@ -28,6 +40,7 @@ Mark = tuple[object, ...]
 _FULL_ITEMS = 512
 _SAMPLE_ITEMS = 64
 _PIECES = 32
+_GATHERED = 4096
 _MAX_TENSORS = 4096
 _MAX_MODULES = 4096
 
@@ -42,7 +55,11 @@ _BUILTIN: tuple[tuple[type, Kind], ...] = (
     (bytearray, "bytes"),
 )
 _SIZED: dict[int, Any] = {id(kind): kind for kind, _ in _BUILTIN}
-_mro_of = type.__dict__["__mro__"].__get__  # a metaclass cannot get in between
+# What most names are bound to.
+_NEVER = (int, float, bool, str, bytes, tuple, type, type(None), type(sys), type(zlib.crc32))
+_COUNTED = ("sequence", "mapping", "set", "bytes")
+# A metaclass cannot get in between this one.
+mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 
 
 class Kinds:
@@ -72,17 +89,23 @@ class Kinds:
             return self._by_id[id(cls)]
         except KeyError:
             module = self._module
-            is_module = module is not None and any(base is module for base in _mro_of(cls))
+            is_module = module is not None and any(base is module for base in mro_of(cls))
             kind: Kind | None = "module" if is_module else None
             # Safe to remember: the value keeps its type alive as long as we look at it, and one
             # Kinds lives for one look at the namespace only.
             self._by_id[id(cls)] = kind
             return kind
 
+    def candidates(self, names: Mapping[str, object]) -> list[tuple[str, object]]:
+        """The names that may hold something watchable; quick for thousands that do not."""
+        known = {**dict.fromkeys(map(id, _NEVER)), **self._by_id}
+        kind_of = known.get
+        return [one for one in names.items() if kind_of(id(type(one[1])), "module") is not None]
+
 
 def weight(value: Any, kind: Kind) -> int:
     """Roughly how many bytes are at stake; the order in which things are marked."""
-    if kind in ("sequence", "mapping", "set", "bytes"):
+    if kind in _COUNTED:
         return _length(value) * (1 if kind == "bytes" else 8)
     if kind == "module":
         return 1 << 60  # one glance at version counters, and the most precious thing to watch
@@ -110,10 +133,8 @@ def size_text(value: Any, kind: Kind) -> str:
 def mark(value: Any, kind: Kind, *, sample_bytes: int = 1 << 16) -> Mark | None:
     """The mark of *value*, None if it cannot be told (then nothing is claimed about it)."""
     try:
-        if kind in ("sequence", "mapping", "set"):
-            return (_length(value), *_items_mark(value, kind, _length(value)))
-        if kind == "bytes":
-            return (_length(value), _bytes_mark(value, sample_bytes))
+        if kind in _COUNTED:
+            return _prefix(value, kind, _length(value), sample_bytes)
         if kind == "array":
             return _array_mark(value, sample_bytes)
         if kind == "frame":
@@ -126,12 +147,10 @@ def mark(value: Any, kind: Kind, *, sample_bytes: int = 1 << 16) -> Mark | None:
         return None
 
 
-def prefix_mark(value: Any, kind: Kind, n_items: int) -> Mark | None:
-    """The mark that *value* would have if only its first *n_items* were there."""
+def prefix_mark(value: Any, kind: Kind, n_items: int, *, sample_bytes: int) -> Mark | None:
+    """The mark that a container would have if only its first *n_items* were there."""
     try:
-        if kind == "bytes":
-            return (n_items, _bytes_mark(bytearray.__getitem__(value, slice(n_items)), 1 << 16))
-        return (n_items, *_items_mark(value, kind, n_items))
+        return _prefix(value, kind, n_items, sample_bytes)
     except Exception:
         return None
 
@@ -170,60 +189,59 @@ def _token(item: object) -> object:
     return id(item)
 
 
-def _items_mark(value: Any, kind: Kind, n_items: int) -> Mark:
+def _prefix(value: Any, kind: Kind, n_items: int, sample_bytes: int) -> Mark:
+    if kind == "bytes":
+        return (n_items, _bytes_mark(value, n_items, sample_bytes))
     if kind == "set":
-        return (hash(frozenset(map(id, islice(value, _FULL_ITEMS)))),)
-    keys: Iterable[object] = ()
+        return (n_items, hash(frozenset(map(id, islice(value, _FULL_ITEMS)))))
     items: Iterable[object]
+    keys: Iterable[object] = ()
+    n_looked = min(n_items, _FULL_ITEMS)
     if kind == "mapping":
-        # Values in insertion order; an exact built-in iterates without asking the keys anything.
-        keys = islice(dict.keys(value), _FULL_ITEMS if n_items <= _FULL_ITEMS else _SAMPLE_ITEMS)
-        keys = islice(keys, n_items)
-        items = islice(dict.values(value), min(n_items, _FULL_ITEMS))
+        # In insertion order; an exact built-in iterates without asking the keys anything.
+        keys = islice(dict.keys(value), n_looked)
+        items = islice(dict.values(value), n_looked)
     elif n_items <= _FULL_ITEMS:
         items = islice(value, n_items)
     elif type(value) is list:
-        step = n_items // _SAMPLE_ITEMS
-        items = [*value[: n_items : step], value[n_items - 1]]
+        items = [*value[: n_items : n_items // _SAMPLE_ITEMS], value[n_items - 1]]
     else:
         items = [*islice(value, _SAMPLE_ITEMS), value[n_items - 1]]
-    return (hash(tuple(map(id, keys))), hash(tuple(map(_token, items))))
+    return (n_items, hash(tuple(map(id, keys))), hash(tuple(map(_token, items))))
 
 
-def _bytes_mark(value: Any, sample_bytes: int) -> int:
-    size = len(value)
+def _bytes_mark(value: Any, size: int, sample_bytes: int) -> int:
     if size <= sample_bytes:
-        return zlib.crc32(value)
+        return zlib.crc32(value[:size])
     piece = sample_bytes // _PIECES
     sums = 0
     for start in range(0, size - piece, max(piece, (size - piece) // (_PIECES - 1))):
         sums = zlib.crc32(value[start : start + piece], sums)
-    return zlib.crc32(value[-piece:], sums)
+    return zlib.crc32(value[size - piece : size], sums)
 
 
 def _array_mark(array: Any, sample_bytes: int) -> Mark | None:
     if not _in_memory(array):
         return None
     dtype = array.dtype
-    shape = (array.shape, array.strides, id(dtype) if dtype.hasobject else dtype.str)
+    kind = id(dtype) if dtype.hasobject else dtype.str
     where = array.__array_interface__["data"][0]
+    return (array.shape, array.strides, kind, where, _values_mark(array, sample_bytes))
+
+
+def _values_mark(array: Any, sample_bytes: int) -> int:
     flags = array.flags
     if not (flags.c_contiguous or flags.f_contiguous):
-        # A view with holes: one strided piece, small enough to gather.
-        step = tuple(slice(None, None, max(1, extent // 16)) for extent in array.shape)
-        small = array[step]
-        return (shape, where, _flat_mark(small.copy(), sample_bytes))
-    return (shape, where, _flat_mark(array, sample_bytes))
-
-
-def _flat_mark(array: Any, sample_bytes: int) -> int:
+        # A view with holes: a strided sample, small enough to gather.
+        per_axis = max(2, int(_GATHERED ** (1 / array.ndim)))
+        array = array[tuple(slice(None, None, max(1, n // per_axis)) for n in array.shape)].copy()
     flat = array.ravel(order="K")
     if flat.dtype.hasobject:
         if flat.dtype.kind != "O":
             return 0
         step = max(1, flat.size // _FULL_ITEMS)
         return hash(tuple(map(id, flat[::step].tolist())))
-    raw = flat.view("u1")
+    raw = flat.view("u1") if flat.dtype.itemsize else flat[:0].astype("u1")
     if raw.size <= sample_bytes:
         return zlib.crc32(raw)
     piece = sample_bytes // _PIECES
@@ -237,33 +255,47 @@ def _in_memory(array: Any) -> bool:
     base, cls = array, type(array)
     while type(base) is cls and base.base is not None:
         base = base.base
-    return type(base) is cls or type(base).__module__.partition(".")[0] in ("builtins", "torch")
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return any(type(base) is known for known in (cls, bytes, bytearray, tensor))
 
 
-def _frame_mark(frame: Any, sample_bytes: int) -> Mark | None:
+def _frame_mark(frame: Any, sample_bytes: int) -> Mark:
+    # Column by column, not block by block: mere reading may merge blocks ("consolidation").
+    n_columns = frame.shape[1] if frame.ndim == 2 else 1
+    step = -(-n_columns // _SAMPLE_ITEMS) or 1
+    per_column = max(1 << 9, sample_bytes // max(1, n_columns // step))
+    columns = [
+        tuple(_values_mark(inner, per_column) for inner in block_arrays(values))
+        or id(getattr(values, "_pa_array", None))  # Arrow data is immutable, only replaced
+        for values in frame_columns(frame, step=step)
+    ]
+    return (frame.shape, tuple(map(id, frame._mgr.axes)), *columns)
+
+
+def frame_columns(frame: Any, *, step: int = 1) -> Iterator[Any]:
+    """The values of every *step*-th column of a frame, or of a series, without copying."""
     manager = frame._mgr
-    parts: list[object] = [frame.shape, tuple(map(id, manager.axes))]
     blocks = manager.blocks
-    per_block = max(1 << 11, sample_bytes // max(1, len(blocks)))
-    for block in blocks[:_FULL_ITEMS]:
-        values = block.values
-        parts.append(id(values))
-        for inner in block_arrays(values):
-            parts.append(_array_mark(inner, per_block))
-    return tuple(parts)
+    if frame.ndim == 1:
+        yield blocks[0].values
+        return
+    for at in range(0, frame.shape[1], step):
+        values = blocks[manager.blknos[at]].values
+        yield values[manager.blklocs[at]] if values.ndim == 2 else values
 
 
 def block_arrays(values: Any) -> Iterator[Any]:
-    """The plain numpy arrays behind one column block of pandas (none for Arrow: immutable)."""
+    """The plain numpy arrays behind values of pandas (none for Arrow)."""
     ndarray = getattr(sys.modules.get("numpy"), "ndarray", None)
     if type(values) is ndarray:
         yield values
         return
-    for name in ("_ndarray", "_data", "_mask", "_codes"):
+    for name in ("_ndarray", "_data", "_mask"):
         inner = getattr(values, name, None)
         if type(inner) is ndarray:
             yield inner
-            continue
+            if name == "_ndarray":
+                return
 
 
 def _tensor_mark(tensor: Any) -> Mark:

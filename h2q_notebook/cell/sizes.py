@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from h2q_notebook.cell.fingerprints import Kinds, block_arrays, module_tensors
+from h2q_notebook.cell.fingerprints import Kinds, block_arrays, module_tensors, mro_of
 from h2q_notebook.cell.outcome import NameSize
 from h2q_notebook.units import MIB
 
@@ -40,7 +40,7 @@ _DICT_IDS = {id(cls) for cls in _DICTS}
 _name_of = type.__dict__["__name__"].__get__
 
 
-class _OutOfTime(Exception):
+class _TimeUpError(Exception):
     """The clock ran out in the middle of an object."""
 
 
@@ -65,8 +65,6 @@ def largest(
     """
     meter = _Meter(clock, clock() + time_limit_s)
     found: list[NameSize] = []
-    # Names not of this cell are measured as well where born is None only; either way older names
-    # come first in a namespace, so shared memory goes to the name that had it first.
     for name, value in dict(user_ns).items():
         if type(name) is not str or name[:1] == "_" or name in ("In", "Out"):
             continue
@@ -74,7 +72,7 @@ def largest(
             continue
         try:
             n_bytes = meter.measure(value)
-        except _OutOfTime:
+        except _TimeUpError:
             n_bytes = meter.partial_bytes
             if n_bytes >= min_bytes:
                 found.append(NameSize(name, _type_name(value), n_bytes))
@@ -92,7 +90,7 @@ def _type_name(value: object) -> str:
 class _Meter:
     """Adds up objects, each once; one use."""
 
-    __slots__ = ("_clock", "_deadline_s", "_kinds", "_n_looks", "_seen", "partial_bytes")
+    __slots__ = ("_clock", "_deadline_s", "_kinds", "_n_looks", "_seen", "_tables", "partial_bytes")
 
     def __init__(self, clock: Callable[[], float], deadline_s: float) -> None:
         self._clock = clock
@@ -100,19 +98,20 @@ class _Meter:
         self._kinds = Kinds()
         self._n_looks = 0
         self._seen: set[int] = set()
+        self._tables = _tables()
         self.partial_bytes = 0
 
     def measure(self, value: object) -> int:
         """Bytes reachable from *value* and not counted before."""
         self.partial_bytes = 0
         if self._clock() > self._deadline_s:
-            raise _OutOfTime
+            raise _TimeUpError
         return self._of(value, 0)
 
     def _tick(self) -> None:
         self._n_looks += 1
         if self._n_looks % _CLOCK_EVERY == 0 and self._clock() > self._deadline_s:
-            raise _OutOfTime
+            raise _TimeUpError
 
     def _of(self, value: Any, depth: int) -> int:
         self._tick()
@@ -132,7 +131,7 @@ class _Meter:
             return own
         try:
             known = self._library(value)
-        except _OutOfTime:
+        except _TimeUpError:
             raise
         except Exception:
             known = 0  # an unknown inner layout: better silent than wrong
@@ -151,7 +150,7 @@ class _Meter:
 
     def _instance(self, value: object, depth: int) -> int:
         """An object of some class: what its ``__dict__`` reaches, without asking it."""
-        if depth >= _MAX_DEPTH or isinstance_safe(value, (type,)) or _is_module(value):
+        if depth >= _MAX_DEPTH or _is_code(value):
             return 0
         try:
             inner = object.__getattribute__(value, "__dict__")
@@ -164,20 +163,14 @@ class _Meter:
     def _library(self, value: Any) -> int | None:
         """Arrays, tensors, frames and tables; None for anything else."""
         kind = self._kinds.of(value)
-        if kind == "array":
-            return self._array(value)
-        if kind == "tensor":
-            return self._tensor(value)
         if kind == "module":
             return sum(self._tensor(tensor) for tensor in module_tensors(value))
-        if kind == "frame":
-            return self._frame(value)
-        library = type(value).__module__.partition(".")[0]
-        if library == "polars" and _type_name(value) in ("DataFrame", "Series"):
-            return int(value.estimated_size())
-        if library == "pyarrow" and _type_name(value) in ("Table", "RecordBatch"):
-            return int(value.nbytes)
-        return None
+        if kind == "array":
+            return self._array(value)
+        if kind in ("tensor", "frame"):
+            return self._tensor(value) if kind == "tensor" else self._frame(value)
+        how = self._tables.get(id(type(value)))
+        return int(how(value)) if how is not None else None
 
     def _once(self, key: int, n_bytes: int) -> int:
         if key in self._seen:
@@ -224,13 +217,23 @@ class _Meter:
         return total
 
 
-def isinstance_safe(value: object, classes: tuple[type, ...]) -> bool:
-    """``isinstance`` by the real type alone, without asking the object for ``__class__``."""
-    return any(base in classes for base in type.__dict__["__mro__"].__get__(type(value)))
+def _is_code(value: object) -> bool:
+    """Classes and imported modules: theirs is not the data of a name."""
+    return any(base is type or base is type(sys) for base in mro_of(type(value)))
 
 
-def _is_module(value: object) -> bool:
-    return type(value) is type(sys)
+def _tables() -> dict[int, Callable[[Any], int]]:
+    """How the tables of polars and pyarrow tell their size, for those imported by now."""
+    made: dict[int, Callable[[Any], int]] = {}
+    for library, names, how in (
+        ("polars", ("DataFrame", "Series"), lambda table: table.estimated_size()),
+        ("pyarrow", ("Table", "RecordBatch"), lambda table: table.nbytes),
+    ):
+        for name in names:
+            cls = getattr(sys.modules.get(library), name, None)
+            if cls is not None:
+                made[id(cls)] = how
+    return made
 
 
 def _spread(value: Any) -> Iterator[object]:

@@ -17,7 +17,7 @@ until ``release``. That is the price of being able to put it back.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from h2q_notebook.cell.contents import Contents, ContentsMode
@@ -73,11 +73,13 @@ class Snapshot:
         return self._contents.skipped
 
     def born(self, user_ns: Mapping[str, object]) -> frozenset[str]:
-        """Names that the cell added or bound to something else (for "what holds most")."""
-        return frozenset(
-            name
-            for name, _ in _differing(dict(user_ns), self._names)
-            if not _DISPLAYED.fullmatch(name)
+        """Names that the cell added, bound to something else or filled (for "what holds most").
+
+        An old list that the cell appends to belongs here: it is where the memory went.
+        """
+        other = [name for name, _ in _differing(dict(user_ns), self._names)]
+        return frozenset([name for name in other if not _DISPLAYED.fullmatch(name)]) | frozenset(
+            self._contents.changed()
         )
 
     def changed(self) -> tuple[str, ...]:
@@ -156,29 +158,30 @@ def take(
     """
     names = dict(user_ns)
     out = names.get("Out", names.get("_oh"))
-    mine = {
-        name: value
-        for name, value in names.items()
-        if type(name) is str and not is_bookkeeping(name) and not _DISPLAYED.fullmatch(name)
-    }
     return Snapshot(
         names,
         dict(out) if type(out) is dict else {},
         None if hidden is None else dict(hidden),
         None if display is None else {key: display[key] for key in _LAST_THREE if key in display},
-        Contents(mine, mode=contents, deep_limit_bytes=deep_limit_bytes),
+        Contents(names, mode=contents, deep_limit_bytes=deep_limit_bytes, ignore=_is_ipythons),
     )
 
 
-def _differing(
-    now: Mapping[Any, object], before: Mapping[Any, object]
-) -> Iterator[tuple[str, object]]:
+def _is_ipythons(name: object) -> bool:
+    return type(name) is not str or (
+        name[:1] in ("_", "I", "O")
+        and (is_bookkeeping(name) or _DISPLAYED.fullmatch(name) is not None)
+    )
+
+
+def _differing(now: Mapping[Any, object], before: Mapping[Any, object]) -> list[tuple[str, object]]:
     """Names of *now* not bound as *before*, with what they were bound to (or ``_ABSENT``)."""
-    for name, value in now.items():
-        if type(name) is str:
-            was = before.get(name, _ABSENT)
-            if was is not value and not is_bookkeeping(name):
-                yield name, was
+    was = before.get
+    # One comprehension: with 10 000 names its speed is the price of a stop.
+    other = [
+        name for name, value in now.items() if type(name) is str and was(name, _ABSENT) is not value
+    ]
+    return [(name, was(name, _ABSENT)) for name in other if not is_bookkeeping(name)]
 
 
 def _put_back_deleted(
@@ -211,6 +214,8 @@ def _restore_all(live: dict[Any, object], before: Mapping[Any, object]) -> list[
         else:
             live[key] = was
     for key, value in before.items():
-        if type(key) in (str, int) and key not in now:
+        if type(key) not in (str, int) or key in now:
+            continue
+        if not (type(key) is str and is_bookkeeping(key)):
             live[key] = value
     return dropped

@@ -227,9 +227,7 @@ def _advice(outcome: CellOutcome) -> tuple[str, ...]:
     """What to try when nobody closer to the cause has said anything."""
     if outcome.status in ("overrun", "refused"):
         wanted = max(outcome.peak_bytes, outcome.budget_bytes) * 3 // 2
-        return (
-            f"work in smaller pieces, or allow more: %%h2q_budget {-(-wanted // MIB)}MiB",
-        )
+        return (f"work in smaller pieces, or allow more: %%h2q_budget {-(-wanted // MIB)}MiB",)
     if outcome.status == "timeout":
         return ("give the cell more time: --timeout",)
     return ()
