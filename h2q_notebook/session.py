@@ -13,14 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 from h2q_notebook.cell.lifecycle import GuardedCell
-from h2q_notebook.cell.options import BudgetOptions
+from h2q_notebook.cell.options import BudgetOptions, resolve_budget
 from h2q_notebook.cell.outcome import CellOutcome, Event
 from h2q_notebook.config.settings import MemorySafeConfig
-from h2q_notebook.errors import H2QError
+from h2q_notebook.errors import H2QError, LoadFailed, MemoryBudgetExceeded
 from h2q_notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.guardian.guardian import MemoryGuardian
+from h2q_notebook.guardian.reclaim import clear_exception, release_memory
+from h2q_notebook.load.registry import ModelRegistry
 from h2q_notebook.readings.limits import read_headroom
-from h2q_notebook.units import MIB, format_bytes
+from h2q_notebook.units import MIB, format_bytes, shorten
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary
 
@@ -61,6 +63,7 @@ class Session:
         self.guardian = MemoryGuardian(self.config)
         self.default: BudgetOptions | None = None
         self.history: deque[CellOutcome] = deque(maxlen=self.config.history_length)
+        self.models = ModelRegistry()
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
         self._kernel_gauge: KernelGauge | None = None
@@ -128,13 +131,13 @@ class Session:
             elif raw_cell.lstrip().startswith("%%h2q_budget"):
                 self._say("h2q: another cell is being guarded; this one runs without a budget")
             return
+        self._tell_growth_between()
         try:
             options = self._options_for(raw_cell)
         except H2QError:
             return  # the line was left in the cell, and its magic tells
         if options is None:
             return
-        self._tell_growth_between()
         cell = GuardedCell(self.shell, self.guardian, self.config, options)
         losses = self.guardian.watcher_losses
         try:
@@ -159,7 +162,10 @@ class Session:
 
     def _after(self, result: Any) -> None:
         cell = self._cell
-        if cell is None or cell.thread_id != threading.get_ident():
+        if cell is None:
+            self._used_at_end = self.guardian.used_bytes()
+            return
+        if cell.thread_id != threading.get_ident():
             return
         if self._depth:
             self._depth -= 1
@@ -191,15 +197,16 @@ class Session:
         print(text, file=sys.stderr)
 
     def _tell_growth_between(self) -> None:
-        """Memory that grew while no cell was guarded: seen and told."""
+        """Memory that grew while no cell ran (a thread left behind) is seen and told."""
         before, self._used_at_end = self._used_at_end, None
         if before is None:
             return
         grown = self.guardian.used_bytes() - before
-        threads = [t.name for t in threading.enumerate() if t.name.startswith("Thread-")]
-        if grown > _GREW_BETWEEN_BYTES and self.default is not None:
-            who = f"; threads still running: {', '.join(threads[:5])}" if threads else ""
-            self._say(f"h2q: {format_bytes(grown)} were added since the last guarded cell{who}")
+        if grown > _GREW_BETWEEN_BYTES:
+            names = [thread.name for thread in threading.enumerate()]
+            mine = [name for name in names if name.startswith(("Thread-", "ThreadPool"))][:5]
+            who = f"; threads still running: {', '.join(mine)}" if mine else ""
+            self._say(f"h2q: {format_bytes(grown)} were added after the last cell had ended{who}")
 
     # -- what buttons and Python callers use ------------------------------------------------------
 
@@ -216,6 +223,45 @@ class Session:
             cell.events.append(Event(round(live.t_s, 2), live.used_bytes, text, "info"))
         return budget
 
+    def load(self, source: str, name: str, budget: str | None, dtype: str) -> None:
+        """Load a model, bind it in the user's namespace, and show what it took.
+
+        Args:
+            source: see ``MemorySafeModelLoader.load``.
+            name: the name to bind.
+            budget: as typed; None takes what the machine can spare.
+            dtype: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
+
+        Raises:
+            H2QError: nothing was loaded and no name has changed.
+        """
+        from h2q_notebook.load.loader import MemorySafeModelLoader, check_name, load_into
+        from h2q_notebook.views import load_report
+        from h2q_notebook.views.progress import LoadProgress
+
+        check_name(name)
+        resolved = resolve_budget(budget, read_headroom(), self.config.reserve_bytes)
+        progress = LoadProgress(front_end(self.shell), shorten(source, 60))
+        try:
+            outcome = load_into(
+                self.shell.user_ns,
+                source,
+                budget_bytes=resolved.n_bytes,
+                name=name,
+                dtype=dtype,
+                loader=MemorySafeModelLoader(progress=progress),
+                registry=self.models,
+            )
+        except MemoryBudgetExceeded as error:
+            if self.guardian.armed:
+                raise  # the stop of the guarded cell around us
+            clear_exception(error)
+            release_memory()
+            raise LoadFailed(f"{error}; the load was undone and no name has changed") from None
+        finally:
+            progress.close()
+        self._publish(load_report.bundle(outcome, name=name, budget=resolved.source), {})
+
     # -- views --------------------------------------------------------------------------------
 
     def show_status(self) -> None:
@@ -228,6 +274,10 @@ class Session:
             tiers=self.guardian.tiers(),
             default=None if self.default is None else (self.default.size or "what is free"),
             outcomes=tuple(self.history)[-8:],
+            models=tuple(
+                (model.name, model.class_name, model.resident_bytes)
+                for model in self.models.models()
+            ),
         )
         self._publish(status_view.bundle(view), {})
 

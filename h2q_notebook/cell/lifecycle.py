@@ -168,7 +168,7 @@ class GuardedCell:
         self._look_at(trace)
         clear_exception(error)
         del trace
-        text = str(error)
+        text = str(error) or f"one request that does not fit the {self.budget.source} was refused"
         if stopped:
             cause = (live.cause if live is not None else Cause.NONE) or Cause.MEMORY
             kind, text = EXCEPTIONS[cause], self._stop_text(cause)
@@ -239,7 +239,8 @@ class GuardedCell:
         born = self._snapshot.born(self.shell.user_ns)
         holders: tuple[NameSize, ...] = ()
         notes = list(notes_for(facts, status)) + _refusal_notes(watch, status)
-        undone, not_undone = Undone(), ()
+        undone = Undone()
+        not_undone: tuple[str, ...] = ()
         if early:
             holders = _merge(
                 sizes.largest(self.shell.user_ns, top=5, born=born), self._caught.local_holders

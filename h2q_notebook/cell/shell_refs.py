@@ -29,7 +29,7 @@ def drop_traceback_refs(shell: Any, result: Any) -> None:
             delattr(sys, name)
     for name in ("InteractiveTB", "SyntaxTB"):
         formatter = getattr(shell, name, None)
-        if getattr(formatter, "tb", None) is not None:
+        if formatter is not None and getattr(formatter, "tb", None) is not None:
             formatter.tb = None
 
 

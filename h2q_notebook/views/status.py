@@ -51,7 +51,7 @@ def _tables(status: Status) -> list[tuple[str, _Table]]:
         ),
     ]
     if status.outcomes:
-        rows = [
+        rows: _Table = [
             (
                 shorten(outcome.label, 30) or f"[{outcome.execution_count}]",
                 outcome.status,
