@@ -1,8 +1,8 @@
 """How much memory a torch factory call would add, by arithmetic on its arguments.
 
 Covers ones, zeros, full, rand, randn, randint, eye, arange, linspace, logspace, randperm and
-``Tensor.new_ones/new_zeros/new_full``. Not ``empty`` (lazy) nor ``tensor`` (its data exists
-already). Running these on the meta device would do the same, but the first such run imports
+``Tensor.new_ones/new_zeros/new_full`` and the ``*_like`` family. Not ``empty`` (lazy) nor ``tensor``
+(its data exists already). Running these on the meta device would do the same, but the first such run imports
 hundreds of modules and costs a second and 30 MB; hence the arithmetic.
 
 Every function returns 0 for what it does not understand, and so lets it pass.
@@ -14,12 +14,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["FACTORIES", "NEW_METHODS", "factory_bytes", "new_bytes"]
+__all__ = ["FACTORIES", "LIKE", "NEW_METHODS", "factory_bytes", "like_bytes", "new_bytes"]
 
 FACTORIES = (
     *("ones", "zeros", "full", "rand", "randn", "randint"),
     *("eye", "arange", "linspace", "logspace", "randperm"),
 )
+LIKE = ("ones_like", "zeros_like", "full_like", "rand_like", "randn_like", "randint_like")
 NEW_METHODS = ("new_ones", "new_zeros", "new_full")
 
 _INT_BYTES = 8
@@ -58,6 +59,26 @@ def new_bytes(
             return 0
         device = torch.device(kwargs.get("device") or args[0].device)
         dtype = kwargs.get("dtype") or args[0].dtype
+        return count * int(dtype.itemsize) if device.type == "cpu" else 0
+
+    return size
+
+
+def like_bytes(
+    tensor_types: tuple[type, ...],
+) -> Callable[[tuple[Any, ...], Mapping[str, Any]], int]:
+    """The byte count of ``torch.ones_like`` and its kin."""
+    import torch
+
+    def size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        if not args or type(args[0]) not in tensor_types:
+            return 0
+        like = args[0]
+        count = int(like.numel())
+        if count < 1 << 16 or like.layout is not torch.strided:
+            return 0
+        device = torch.device(kwargs.get("device") or like.device)
+        dtype = kwargs.get("dtype") or like.dtype
         return count * int(dtype.itemsize) if device.type == "cpu" else 0
 
     return size

@@ -14,7 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from h2q_notebook.guardian.torch_factories import FACTORIES, NEW_METHODS, factory_bytes, new_bytes
+from h2q_notebook.guardian.torch_factories import (
+    FACTORIES,
+    LIKE,
+    NEW_METHODS,
+    factory_bytes,
+    like_bytes,
+    new_bytes,
+)
 
 __all__ = ["Bound", "bounds_by_function", "exact_bytes"]
 
@@ -24,13 +31,11 @@ Bound = Callable[[tuple[Any, ...], Mapping[str, Any]], int]
 _WIDEST_BYTES = 16  # complex128
 _DEVICES = frozenset({"cpu", "cuda", "meta", "mps", "xpu", "hip", "xla", "mtia", "hpu", "vulkan"})
 
-_LIKE = "ones_like zeros_like full_like rand_like randn_like randint_like"
 _UNARY = (
     "clone contiguous to float double half bfloat16 int long short bool type type_as reshape"
-    " flatten abs neg negative exp expm1 log log1p log2 log10 sqrt rsqrt reciprocal sin cos tan sinh cosh"
-    " tanh sigmoid erf relu gelu silu softmax log_softmax logical_not bitwise_not isnan isfinite"
-    " round floor ceil trunc sign square clamp clip cumsum cumprod sort argsort nan_to_num"
-    ""
+    " flatten abs neg negative exp expm1 log log1p log2 log10 sqrt rsqrt reciprocal sin cos tan"
+    " sinh cosh tanh sigmoid erf relu gelu silu softmax log_softmax logical_not bitwise_not isnan"
+    " isfinite round floor ceil trunc sign square clamp clip cumsum cumprod sort argsort nan_to_num"
 )
 _BINARY = (
     "add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow rsub"
@@ -60,8 +65,10 @@ def bounds_by_function() -> dict[Any, tuple[str, Bound, bool]]:
         table[getattr(torch, name)] = (f"torch.{name}", factory_bytes(name), True)
     for name in NEW_METHODS:
         table[getattr(torch.Tensor, name)] = (f"Tensor.{name}", new_bytes(name, tensor_types), True)
+    for name in LIKE:
+        table[getattr(torch, name)] = (f"torch.{name}", like_bytes(tensor_types), True)
     for names, bound in (
-        (_LIKE + " " + _UNARY, _unary_bound(tensor_types)),
+        (_UNARY, _unary_bound(tensor_types)),
         (_BINARY, _broadcast_bound(tensor_types)),
         (_PRODUCTS, _product_bound(tensor_types)),
         (_MATMULS, _matmul_bound(tensor_types)),
@@ -101,9 +108,9 @@ def _broadcast_bound(tensor_types: tuple[type, ...]) -> Bound:
         shapes = []
         for argument in args:
             if type(argument) in tensor_types:
-                count = argument.numel()
-                total *= count
-                largest = max(largest, count)
+                elements = int(argument.numel())
+                total *= elements
+                largest = max(largest, elements)
                 shapes.append(argument.shape)
         if total in {0, largest} or total * _WIDEST_BYTES < 1 << 20:
             return total * _WIDEST_BYTES
