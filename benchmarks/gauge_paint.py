@@ -20,8 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.ui.lab import Notebook, chromium, opened
-from tests.ui.lab import Lab as Server
+from tests.ui.lab import Lab, Notebook, chromium, opened
 
 SETUP = """
 import time
@@ -64,7 +63,7 @@ def _paint_ms(notebook: Notebook, cell: int) -> float:
 def measure(runs: int) -> dict[str, Any]:
     """Show *runs* + 1 gauges in one page; milliseconds from decision to first paint."""
     with tempfile.TemporaryDirectory() as folder:
-        lab = Server(Path(folder))
+        lab = Lab(Path(folder))
         try:
             cells = [SETUP, *["show()"] * (runs + 1)]
             with chromium() as browser, opened(lab, browser, *cells) as notebook:

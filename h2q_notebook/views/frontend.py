@@ -119,5 +119,6 @@ def make_gauge(
         on_raise=on_raise if buttons else None,
         on_stop=on_stop if buttons else None,
         persistent=persistent,
+        embed=not buttons,
         hint=hint,
     )

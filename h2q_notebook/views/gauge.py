@@ -64,6 +64,8 @@ class LiveGauge:
         on_raise: called with *raise_bytes*; None leaves the button out.
         on_stop: called when Stop is pressed; None leaves the button out.
         persistent: show at once and outlive the cell.
+        embed: carry the drawing code with this gauge in any case, for front ends that draw every
+            output in a frame of its own or cannot ask for it while the cell runs.
         hint: a line below the picture (for example how to interrupt where buttons cannot act).
     """
 
@@ -78,6 +80,7 @@ class LiveGauge:
         on_raise: Callable[[int], None] | None = None,
         on_stop: Callable[[], None] | None = None,
         persistent: bool = False,
+        embed: bool = False,
         hint: str = "",
     ) -> None:
         self.error: BaseException | None = None
@@ -91,6 +94,9 @@ class LiveGauge:
         self._on_raise = on_raise
         self._on_stop = on_stop
         self._hint = hint
+        self._embed = embed
+        self._limit_word = "limit" if persistent else "budget"
+        self._asked = threading.Event()
         self._history = History()
         self._frame: GaugeFrame | None = None
         self._widget: Any = None
@@ -161,7 +167,7 @@ class LiveGauge:
 
     def _state(self) -> dict[str, Any]:
         assert self._frame is not None, "observed before shown"
-        return as_state(self._frame, self._history, self._label)
+        return as_state(self._frame, self._history, self._label, self._limit_word)
 
     def _show(self) -> None:
         from IPython.display import display
@@ -170,7 +176,10 @@ class LiveGauge:
         if self._done.is_set():  # the import may have taken longer than the cell
             return
         self.shown_at = time.time()
+        built, carry = assets(), self._embed or not make.delivered
+        make.delivered = True
         widget = make(
+            engine=built.engine if carry else "",
             label=self._label,
             hint=self._hint,
             raise_text=f"Raise budget +{format_bytes(self._raise_bytes)}",
@@ -186,6 +195,9 @@ class LiveGauge:
             self._replace()  # finish() gave up waiting for us: what we have just shown must go
 
     def _send(self) -> None:
+        if self._asked.is_set():  # by a page that was opened after the engine had been carried
+            self._asked.clear()
+            self._widget.engine = assets().engine
         self._widget.frame = self._state()
 
     def _clicked(self, _widget: Any, content: Any, _buffers: Any) -> None:
@@ -195,7 +207,9 @@ class LiveGauge:
             if self._done.is_set():
                 return
             try:
-                if kind == "raise" and self._on_raise is not None:
+                if kind == "engine":
+                    self._asked.set()
+                elif kind == "raise" and self._on_raise is not None:
                     self._on_raise(self._raise_bytes)
                 elif kind == "stop" and self._on_stop is not None:
                     self._on_stop()

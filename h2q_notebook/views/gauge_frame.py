@@ -99,7 +99,8 @@ def words(frame: GaugeFrame) -> str:
 def trend(frame: GaugeFrame) -> str:
     """Write ``full in 12 s at this rate``, or nothing where nothing is growing."""
     left = frame.seconds_to_limit
-    if left is None or frame.state != "running" or not 0 <= left < 3600:
+    full = 0 < frame.limit_bytes <= frame.used_bytes
+    if left is None or full or frame.state != "running" or not 0 <= left < 3600:
         return ""
     # Whole seconds: a tenth would flicker, and no extrapolation is that good.
     return f"full in {format_seconds(left) if left >= 60 else f'{left:.0f} s'} at this rate"
@@ -111,10 +112,12 @@ def sentence(frame: GaugeFrame, label: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def as_state(frame: GaugeFrame, history: History, label: str) -> dict[str, Any]:
+def as_state(
+    frame: GaugeFrame, history: History, label: str, limit_word: str = "budget"
+) -> dict[str, Any]:
     """Return what is synced to the page: numbers, labels and phase words; no path, no source."""
     glyph, word = badge(frame)
-    limit = f"limit {format_bytes(frame.limit_bytes)}" if frame.limit_bytes > 0 else ""
+    limit = f"{limit_word} {format_bytes(frame.limit_bytes)}" if frame.limit_bytes > 0 else ""
     return {
         "t": round(frame.t_s, 2),
         "used": frame.used_bytes,

@@ -8,23 +8,37 @@ show is ``gauge``. Imports nothing else of h2q.
 from __future__ import annotations
 
 import functools
+import hashlib
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-__all__ = ["assets", "empty", "keep_shell", "widget_class"]
+__all__ = ["Assets", "assets", "empty", "keep_shell", "widget_class"]
 
-# A module that draws nothing; see ``empty``.
-_NO_ESM = "export default { render() {} }"
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """The built front end."""
+
+    module: str
+    """The ES module of every gauge, 5 kB."""
+    style: str
+    engine: str
+    """The ES module that draws (plotly.js), 1.2 MB; a page needs it once."""
+    engine_id: str
 
 
 @functools.cache
-def assets() -> tuple[str, str]:
-    """Read the built front end: (ES module, style sheet)."""
+def assets() -> Assets:
+    """Read the built front end."""
     static = resources.files(__package__) / "static"
-    return (
-        (static / "gauge.js").read_text(encoding="utf-8"),
-        (static / "gauge.css").read_text(encoding="utf-8"),
-    )
+
+    def read(name: str) -> str:
+        return (static / name).read_text(encoding="utf-8")
+
+    engine = read("figure.js")
+    digest = hashlib.sha256(engine.encode()).hexdigest()[:16]
+    return Assets(read("gauge.js"), read("gauge.css"), engine, digest)
 
 
 @functools.cache
@@ -33,13 +47,18 @@ def widget_class() -> Any:
     import anywidget
     import traitlets
 
-    esm, css = assets()
+    built = assets()
 
     class GaugeWidget(anywidget.AnyWidget):
         """One gauge on the page; its state is numbers, labels and phase words."""
 
-        _esm = traitlets.Unicode(esm).tag(sync=True)
-        _css = traitlets.Unicode(css).tag(sync=True)
+        delivered = False
+        """Whether a gauge of this kernel has carried the engine to its page."""
+
+        _esm = traitlets.Unicode(built.module).tag(sync=True)
+        _css = traitlets.Unicode(built.style).tag(sync=True)
+        engine_id = traitlets.Unicode(built.engine_id).tag(sync=True)
+        engine = traitlets.Unicode().tag(sync=True)
         label = traitlets.Unicode().tag(sync=True)
         hint = traitlets.Unicode().tag(sync=True)
         raise_text = traitlets.Unicode().tag(sync=True)
@@ -69,11 +88,10 @@ def keep_shell(comm: Any) -> None:
 def empty(widget: Any) -> None:
     """Drop what the widget holds, then close it and its comm.
 
-    A closed widget's last state is still kept by nbclient and written into the file (1.2 MB of
-    module per gauge), so the state is made small first.
+    A closed widget's last state is still kept by nbclient and written into the file (1.2 MB where
+    it carried the engine), so the state is made small first.
     """
     with widget.hold_sync():
         widget.frame = {}
-        widget._esm = _NO_ESM
-        widget._css = ""
+        widget.engine = ""
     widget.close()

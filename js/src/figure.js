@@ -8,6 +8,9 @@ const MIB = 1024 * 1024;
 const GIB = 1024 * MIB;
 const CONFIG = { displayModeBar: false, staticPlot: false, responsive: false };
 
+// plotly reads a little HTML in its texts (bold, links); ours are words only.
+const plain = (words) => words.replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`);
+
 // The kernel sends float32 bytes: n times, then n readings in MiB.
 function history(frame, scale) {
   const view = frame.history;
@@ -49,7 +52,7 @@ function marks(frame, colours, unit, right) {
     mode: "markers+text",
     x: frame.events.map((e) => e.t),
     y: frame.events.map((e) => e.used / unit.bytes),
-    text: frame.events.map((e) => e.text),
+    text: frame.events.map((e) => plain(e.text)),
     textposition: frame.events.map((e, i) => `${i % 2 ? "bottom" : "top"} ${side(e)}`),
     textfont: { size: 11, color: colours.ink },
     marker: {
@@ -74,7 +77,7 @@ function layout(frame, colours, unit, limit, bottom, top, right) {
   };
   const text = (x, anchor, words) => ({
     xref: "paper", x, xanchor: anchor, yref: "y", y: limit || top, yanchor: limit ? "bottom" : "top",
-    text: words, showarrow: false, font: { size: 11, color: colours.ink },
+    text: plain(words), showarrow: false, font: { size: 11, color: colours.ink },
   });
   return {
     height: 224,

@@ -1,6 +1,6 @@
 // The gauge's front end: an anywidget module. It draws what the kernel sends (numbers and words),
 // and sends back two words, "raise" and "stop". It decides nothing and reads nothing else.
-import { draw, resize, purge } from "./figure.js";
+import { loadFigure } from "./engine.js";
 import { follow, theme } from "./theme.js";
 
 const STALE_MS = 2500; // ten missed updates: the kernel is inside one call that keeps the GIL
@@ -74,7 +74,9 @@ function render({ model, el }) {
   let frame = null;
   let came = performance.now();
   let pending = 0;
+  let figure = null; // plotly and what draws with it, once this page has it
   let drawn = false;
+  let gone = false;
   let told = "";
   let raised = 0; // the limit at the moment Raise was pressed
   const hint = model.get("hint");
@@ -102,8 +104,8 @@ function render({ model, el }) {
   };
   const paint = () => {
     pending = 0;
-    if (!frame || !node.plot.clientWidth) return;
-    draw(node.plot, frame, theme(node.root));
+    if (!frame || !figure || !node.plot.clientWidth) return;
+    figure.draw(node.plot, frame, theme(node.root));
     drawn = true;
   };
   const later = () => {
@@ -120,7 +122,7 @@ function render({ model, el }) {
   };
 
   model.on("change:frame", take);
-  const sized = new ResizeObserver(() => (drawn ? resize(node.plot) : later()));
+  const sized = new ResizeObserver(() => (drawn ? figure.resize(node.plot) : later()));
   sized.observe(node.plot);
   const unfollow = follow(node.root, later);
   const stale = setInterval(() => {
@@ -131,14 +133,21 @@ function render({ model, el }) {
       `No reading for ${seconds} s: the kernel is inside one long call. The guard still watches.`;
   }, 500);
   take();
+  const unload = loadFigure(model, (loaded) => {
+    if (gone) return;
+    figure = loaded;
+    later();
+  });
   return () => {
+    gone = true;
+    unload();
     model.off("change:frame", take);
     unwire();
     unfollow();
     clearInterval(stale);
     cancelAnimationFrame(pending);
     sized.disconnect();
-    purge(node.plot);
+    if (drawn) figure.purge(node.plot);
   };
 }
 
