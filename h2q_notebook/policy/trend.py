@@ -7,7 +7,6 @@ two seconds (Tukey's three-group resistant line), so that one spike does not mak
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Literal
 
 __all__ = ["Level", "level_of", "seconds_to_limit"]
@@ -58,8 +57,9 @@ def seconds_to_limit(points: Sequence[tuple[float, int]], limit_bytes: int) -> f
         return None
     third = len(recent) // 3
     first, last = recent[:third], recent[-third:]
-    run_s = median(t for t, _ in last) - median(t for t, _ in first)
-    rise = median(used for _, used in last) - median(used for _, used in first)
+    middle = third // 2
+    run_s = sorted(t for t, _ in last)[middle] - sorted(t for t, _ in first)[middle]
+    rise = sorted(used for _, used in last)[middle] - sorted(used for _, used in first)[middle]
     if run_s <= 0 or rise <= 0:
         return None
     return max(0.0, (limit_bytes - points[-1][1]) * run_s / rise)
