@@ -123,7 +123,7 @@ class Contents:
         found: dict[int, _Found] = {}
         candidates = kinds.candidates(names)
         for at, (name, value) in enumerate(candidates):
-            if at % _CLOCK_EVERY == 0 and clock() > deadline_s:
+            if at and at % _CLOCK_EVERY == 0 and clock() > deadline_s:
                 self.skipped = len(candidates) - at
                 break
             kind = kinds.of(value)

@@ -18,6 +18,7 @@ import zlib
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 __all__ = [
@@ -56,7 +57,7 @@ _BUILTIN: tuple[tuple[type, Kind], ...] = (
 )
 _SIZED: dict[int, Any] = {id(kind): kind for kind, _ in _BUILTIN}
 # What most names are bound to.
-_NEVER = (int, float, bool, str, bytes, tuple, type, type(None), type(sys), type(zlib.crc32))
+_NEVER = (int, float, bool, str, bytes, tuple, type, type(None), FunctionType, ModuleType)
 _COUNTED = ("sequence", "mapping", "set", "bytes")
 # A metaclass cannot get in between this one.
 mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
