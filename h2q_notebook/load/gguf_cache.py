@@ -285,7 +285,8 @@ def _as_model(facts: ModelFacts, config: Any, config_json: str) -> ModelFacts:
 def _processor(architecture: str, config: Any) -> Any:
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-    return TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
+    processor_class: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
+    return processor_class(config=config.to_dict())
 
 
 def _rows_stand_alone(tensor: TensorFacts, processor: Any) -> bool:

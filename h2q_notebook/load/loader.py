@@ -11,6 +11,7 @@ import keyword
 import os
 import time
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from h2q_notebook.errors import BadArgument
@@ -286,6 +287,7 @@ def load_into(
     if outcome.tokenizer is not None:
         names[tokenizer_name(name)] = outcome.tokenizer
     namespace.update(names)
+    outcome = replace(outcome, names=tuple(names))
     if registry is not None:
         registry.add(name, outcome.model, resident_bytes=outcome.resident_bytes, plan=outcome.plan)
     return outcome

@@ -48,3 +48,5 @@ class LoadOutcome:
     resident_bytes: int
     duration_s: float
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    """The names that ``load_into`` bound, the model's first."""

@@ -52,13 +52,13 @@ class LoadProgress:
     """Shows each ``Progress`` it is called with; give it as the loader's ``progress``.
 
     Args:
+        frontend: what ``frontend.detect`` said; ``off`` shows nothing.
         label: what is being loaded.
-        widgets: whether the front end shows widgets (``frontend.detect(...) == "widgets"``).
         write: where the text line goes; None for the standard output.
     """
 
     def __init__(
-        self, label: str, *, widgets: bool, write: Callable[[str], object] | None = None
+        self, frontend: str, label: str, *, write: Callable[[str], object] | None = None
     ) -> None:
         self._label = label
         self._write = write or _to_stdout
@@ -66,8 +66,8 @@ class LoadProgress:
         self._bar: Any = None
         self._text: Any = None
         self._width = 0
-        self._closed = False
-        if widgets:
+        self._closed = frontend == "off"
+        if frontend == "widgets":
             with suppress(Exception):
                 self._open_widgets()
 
@@ -97,14 +97,15 @@ class LoadProgress:
                 self._write("\r" + " " * self._width + "\r")
 
     def _open_widgets(self) -> None:
-        from IPython.display import display
+        from IPython import display as ipython_display
         from ipywidgets import HTML, FloatProgress, HBox
 
         self._bar = FloatProgress(value=0.0, min=0.0, max=1.0, description="")
         self._bar.tooltip = f"loading {self._label}"
         self._text = HTML(self._html("inspecting"))
         self._box = HBox([self._bar, self._text])
-        display(self._box)
+        show: Any = ipython_display.display
+        show(self._box)
 
     def _html(self, text: str) -> str:
         return f'<span role="status">{escape(self._label)}: {escape(text)}</span>'
