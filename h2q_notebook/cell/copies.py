@@ -120,8 +120,11 @@ def _pop_last(mapping: Any, n_items: int) -> None:
 def _bytes_of(value: Any, kind: Kind) -> int:
     if kind in ("sequence", "mapping", "set", "bytes"):
         return sys.getsizeof(value)
-    if kind == "module":
-        return sum(weight(tensor, "tensor") for tensor in module_tensors(value))
+    if kind in ("module", "tensor"):
+        tensors = list(module_tensors(value)) if kind == "module" else [value]
+        if any(tensor.device.type != "cpu" for tensor in tensors):
+            raise NotImplementedError  # a copy would fill the device, which no budget counts
+        return sum(weight(tensor, "tensor") for tensor in tensors)
     if kind == "frame":
         usage = value.memory_usage(index=False, deep=False)
         return int(usage if isinstance(usage, int) else usage.sum())

@@ -59,12 +59,12 @@ def line(outcome: CellOutcome) -> str:
         "warned": "h2q ! over its budget, let run on:",
         "error": f"h2q · ended by {shorten((outcome.error or 'an error').split(':')[0], 40)}:",
     }.get(outcome.status, f"h2q ✗ {_BADGES[outcome.status][0].lower()}:")
-    return f"{head} {_named(outcome)}{_figures(outcome)}"
+    return f"{head} {_named(outcome)}{_figures(outcome)}{_remark(outcome)}"
 
 
 def line_html(outcome: CellOutcome) -> str:
     """The same line with a coloured badge, as static HTML."""
-    figures = escape(_figures(outcome))
+    figures = escape(_figures(outcome) + _remark(outcome))
     name = escape(shorten(outcome.label, 60))
     said = f"<b>{name}</b> · " if name else ""
     return f'<div style="{_BOX}">{_badge(outcome)} {said}{figures}</div>'
@@ -133,6 +133,10 @@ def _figures(outcome: CellOutcome) -> str:
     return " · ".join(parts)
 
 
+def _remark(outcome: CellOutcome) -> str:
+    return f" · {shorten(outcome.notes[0], 160)}" if outcome.notes else ""
+
+
 def _retained(n_bytes: int) -> str:
     """What stayed; below 1 MiB either way is noise of the allocator and reads as nothing."""
     if abs(n_bytes) < MIB:
@@ -146,7 +150,10 @@ def _what(outcome: CellOutcome) -> str:
     took = format_seconds(outcome.duration_s)
     source = shorten(outcome.budget_source, 80)
     # "budget 400 MiB" already says the figure; other sources get it added.
-    limit = source if budget in source else f"{source or 'budget'} {budget}"
+    if source in ("", f"budget {budget}"):
+        limit = f"budget of {budget}"
+    else:
+        limit = source if budget in source else f"limit of {budget} ({source})"
     if outcome.status == "overrun":
         return f"stopped after {took}: used {peak}, over its {limit} ({_percent(outcome)})"
     if outcome.status == "refused":

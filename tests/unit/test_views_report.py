@@ -58,7 +58,9 @@ class Tags(HTMLParser):
 
 
 def test_a_good_cell_is_told_in_one_line() -> None:
-    text = report.line(outcome(status="ok", label="", peak_bytes=100 * MIB, retained_bytes=0))
+    text = report.line(
+        outcome(status="ok", label="", notes=(), peak_bytes=100 * MIB, retained_bytes=0)
+    )
     assert text == "h2q ✓ peak 100 MiB of 400 MiB (25 %) · kept 0 MiB · 1.3 s"
     freed = report.line(outcome(status="ok", retained_bytes=-20 * MIB))
     assert "freed 20 MiB" in freed
@@ -70,7 +72,7 @@ def test_the_story_of_an_overrun_says_everything_once() -> None:
     lines = text.splitlines()
     assert len(lines) <= 12
     for said in (
-        "used 431 MiB, over its budget 400 MiB (108 %)",
+        "used 431 MiB, over its budget of 400 MiB (108 %)",
         "line 7: rows.append(make(i))",
         "rows (list) 310 MiB",
         "removed rows; put back x; brought back y; content restored: log",
@@ -154,3 +156,12 @@ def test_the_page_is_static_and_loads_nothing() -> None:
     assert not re.search(r"<script|<link|<style|https?:|url\(|\son\w+=", html)
     assert len(html.encode()) <= 6 * 1024
     assert "310 MiB" in html
+
+
+def test_a_limit_that_is_not_the_users_budget_is_named() -> None:
+    text = report.story_text(outcome(budget_source="what the machine can spare"))
+    assert "over its limit of 400 MiB (what the machine can spare)" in text
+
+
+def test_a_good_cell_with_something_to_know_says_it_on_its_line() -> None:
+    assert report.line(outcome(status="ok")).endswith(" · 2 threads it had started were ended")
