@@ -137,21 +137,27 @@ class Refuser:
         from h2q_notebook.guardian.torch_hook import TorchHook
 
         if self._torch is None:
-            self._torch = TorchHook(self._left_after_refusal, self._threshold_bytes)
+            self._torch = TorchHook(self._left, self._note, self._threshold_bytes)
         if self._armed and threading.get_ident() == self._thread:
             self._torch.arm()
 
     def _refuses_numpy(self, asked_bytes: int) -> bool:
-        return self._left_after_refusal("numpy", asked_bytes) is not None
+        left_bytes = self._left()
+        if left_bytes is None or asked_bytes <= left_bytes:
+            return False
+        return self._note("numpy", asked_bytes, max(0, left_bytes))
 
-    def _left_after_refusal(self, what: str, asked_bytes: int) -> int | None:
-        """Decide on one request: None grants it, else what was left, in bytes, and it is noted."""
+    def _left(self) -> int | None:
+        """What is left, in bytes, negative when over; None where nothing is guarded."""
         if not self._armed or os.getpid() != self._pid:
             return None  # a forked child has memory of its own, which read_used does not read
-        left_bytes = self._limit_bytes - self._read_used()
-        if asked_bytes <= left_bytes:
+        try:
+            return self._limit_bytes - self._read_used()
+        except OSError:
             return None
-        left_bytes = max(0, left_bytes)
+
+    def _note(self, what: str, asked_bytes: int, left_bytes: int) -> bool:
+        """Remember a refusal; True, so that it happens."""
         if len(self._refusals) < _MAX_REFUSALS:
             self._refusals.append(Refusal(what, asked_bytes, left_bytes))
-        return left_bytes
+        return True

@@ -1,9 +1,9 @@
 """How much memory a torch factory call would add, by arithmetic on its arguments.
 
-Covers ones, zeros, full, rand, randn, randint, eye, arange, linspace, logspace, randperm and
-``Tensor.new_ones/new_zeros/new_full`` and the ``*_like`` family. Not ``empty`` (lazy) nor ``tensor``
-(its data exists already). Running these on the meta device would do the same, but the first such run imports
-hundreds of modules and costs a second and 30 MB; hence the arithmetic.
+Covers ones, zeros, full, rand, randn, randint, eye, arange, linspace, logspace, randperm,
+``Tensor.new_ones/new_zeros/new_full`` and the ``*_like`` family. Not ``empty`` (lazy) nor
+``tensor`` (its data exists already). Running these on the meta device would tell the same, but the
+first such run imports hundreds of modules and costs a second and 30 MB; hence the arithmetic.
 
 Every function returns 0 for what it does not understand, and so lets it pass.
 """

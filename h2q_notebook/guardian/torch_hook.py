@@ -4,8 +4,8 @@ Covers the functions listed in ``torch_sizes``, called from Python in the thread
 plain CPU tensors. Not what C++ does inside a function (temporaries, backward), not other threads
 (modes are thread-local; asyncio tasks of the same thread do see it), not compiled or traced code.
 
-A ``TorchFunctionMode`` sees each call. Small calls are told apart by a bound from element counts;
-only above the threshold is the exact size found on meta tensors. Nothing is changed: the function
+A ``TorchFunctionMode`` sees each call. Small calls, and all that fit, are told by a bound from
+element counts; only what may not fit is sized exactly, on meta tensors. Nothing is changed: the function
 is then called with the very arguments it was given.
 
 torch.compile guards its code on the mode stack, so a mode that comes and goes would make it compile
@@ -29,23 +29,27 @@ __all__ = ["TorchHook"]
 
 _NO_KWARGS: dict[str, Any] = {}
 
-AskLeft = Callable[[str, int], "int | None"]
-"""(what, bytes) -> None to grant, or the bytes that were left."""
+ReadLeft = Callable[[], "int | None"]
+"""What is left of the budget, in bytes; None while nothing is guarded."""
+
+Refuse = Callable[[str, int, int], bool]
+"""(what, bytes asked for, bytes left) -> whether to refuse."""
 
 
 class TorchHook:
     """The torch mode and its place on the stack; made when torch is there.
 
     Args:
-        ask_left: decides on one large request; see ``AskLeft``.
+        read_left: asked for each call that may be large.
+        refuse: asked for each call that does not fit; may note it.
         threshold_bytes: requests below it are never asked about.
     """
 
-    def __init__(self, ask_left: AskLeft, threshold_bytes: int) -> None:
+    def __init__(self, read_left: ReadLeft, refuse: Refuse, threshold_bytes: int) -> None:
         self.reason = ""
         """Why the hook is off; empty while it can be armed."""
         try:
-            self._mode = _make_mode(ask_left, max(1, threshold_bytes))
+            self._mode = _make_mode(read_left, refuse, max(1, threshold_bytes))
         except Exception as error:  # a torch unlike any we know must never break a cell
             self.reason = f"this torch cannot be hooked ({type(error).__name__})"
 
@@ -93,7 +97,7 @@ def _push_all(modes: list[Any]) -> None:
         overrides._push_mode(mode)
 
 
-def _make_mode(ask_left: AskLeft, threshold_bytes: int) -> Any:
+def _make_mode(read_left: ReadLeft, refuse: Refuse, threshold_bytes: int) -> Any:
     """The mode; its class is made here because its base is torch's."""
     import torch
     from torch.overrides import TorchFunctionMode
@@ -104,17 +108,22 @@ def _make_mode(ask_left: AskLeft, threshold_bytes: int) -> Any:
     no_modes = torch._C.DisableTorchFunction
 
     def check(
-        function: Any, name: str, exact: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+        function: Any, name: str, at_most: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Raise MemoryError if this large call does not fit."""
-        asked_bytes = exact
-        if asked_bytes is None:
+        """Raise MemoryError if this call does not fit; *at_most* is negative where exact."""
+        # Read first: the very first run on meta tensors imports modules worth some 60 MB, which
+        # must not be the reason to refuse. What fits even at most needs no such run.
+        left_bytes = read_left()
+        if left_bytes is None or abs(at_most) <= left_bytes:
+            return
+        asked_bytes: int | None = -at_most
+        if at_most > 0:
             with no_modes():
                 asked_bytes = exact_bytes(function, args, kwargs)
-        if asked_bytes is None or asked_bytes < threshold_bytes:
+        if asked_bytes is None or asked_bytes < threshold_bytes or asked_bytes <= left_bytes:
             return
-        left_bytes = ask_left(name, asked_bytes)
-        if left_bytes is not None:
+        left_bytes = max(0, left_bytes)
+        if refuse(name, asked_bytes, left_bytes):
             raise MemoryError(
                 f"{name} asked for {format_bytes(asked_bytes)}, but only "
                 f"{format_bytes(left_bytes)} of this cell's memory budget are left"
@@ -141,8 +150,8 @@ def _make_mode(ask_left: AskLeft, threshold_bytes: int) -> Any:
                 except Exception:
                     at_most = 0  # arguments torch itself will complain about
                 if at_most >= threshold_bytes:
-                    exact = at_most if entry[2] else None
-                    check(func, entry[0], exact, args, kwargs or _NO_KWARGS)
+                    signed = -at_most if entry[2] else at_most
+                    check(func, entry[0], signed, args, kwargs or _NO_KWARGS)
             return func(*args, **kwargs) if kwargs else func(*args)
 
     return RefuseMode()

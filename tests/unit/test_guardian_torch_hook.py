@@ -20,10 +20,14 @@ from h2q_notebook.units import MIB  # noqa: E402
 THRESHOLD = 1 * MIB
 
 
+def _refusing() -> TorchHook:
+    return TorchHook(lambda: 0, lambda _what, _asked, _left: True, THRESHOLD)
+
+
 @pytest.fixture
 def refuse_all() -> Iterator[TorchHook]:
     """A hook that refuses whatever it is asked about."""
-    hook = TorchHook(lambda _what, _asked: 0, THRESHOLD)
+    hook = _refusing()
     assert hook.arm(), hook.reason
     yield hook
     hook.disarm()
@@ -102,13 +106,27 @@ def test_a_call_that_adds_no_touched_memory_is_never_refused(
 @pytest.mark.parametrize("name", LARGE)
 def test_the_size_asked_for_is_the_size_of_the_result(name: str) -> None:
     asked: list[int] = []
-    hook = TorchHook(lambda _what, size: asked.append(size), THRESHOLD)  # type: ignore[func-returns-value]
+
+    def note(_what: str, asked_bytes: int, _left: int) -> bool:
+        asked.append(asked_bytes)
+        return False
+
+    hook = TorchHook(lambda: 0, note, THRESHOLD)
     hook.arm()
     try:
         result = LARGE[name](_wide(), _square())
     finally:
         hook.disarm()
     assert asked[-1] == result.untyped_storage().nbytes()
+
+
+def test_what_fits_even_at_most_is_not_sized_exactly() -> None:
+    hook = TorchHook(lambda: 1 << 40, lambda *_: pytest.fail("asked"), THRESHOLD)
+    hook.arm()
+    try:
+        assert (torch.ones(600, 600) @ torch.ones(600, 600)).sum() == 600**3
+    finally:
+        hook.disarm()
 
 
 def _exercise() -> list[Any]:
@@ -142,8 +160,13 @@ def _exercise() -> list[Any]:
 
 def test_results_gradients_and_random_numbers_are_bit_equal_with_the_hook_on() -> None:
     asked: list[str] = []
+
+    def note(what: str, _asked: int, _left: int) -> bool:
+        asked.append(what)
+        return False
+
     bare = _exercise()
-    hook = TorchHook(lambda what, _size: asked.append(what), THRESHOLD)  # type: ignore[func-returns-value]
+    hook = TorchHook(lambda: 0, note, THRESHOLD)
     assert hook.arm(), hook.reason
     try:
         guarded = _exercise()
@@ -182,7 +205,7 @@ class _Other(TorchFunctionMode):
 
 
 def test_modes_the_cell_pushed_stay_in_their_order() -> None:
-    hook = TorchHook(lambda _what, _asked: None, THRESHOLD)
+    hook = _refusing()
     first, second = _Other(), _Other()
     first.__enter__()
     try:
@@ -197,7 +220,7 @@ def test_modes_the_cell_pushed_stay_in_their_order() -> None:
 
 
 def test_a_mode_from_an_earlier_cell_can_be_left_in_a_guarded_one() -> None:
-    hook = TorchHook(lambda _what, _asked: 0, THRESHOLD)
+    hook = _refusing()
     earlier = _Other()
     earlier.__enter__()
     hook.arm()
@@ -210,7 +233,7 @@ def test_a_mode_from_an_earlier_cell_can_be_left_in_a_guarded_one() -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_default_device_set_or_reset_in_the_cell_survives(before: bool) -> None:
-    hook = TorchHook(lambda _what, _asked: 0, THRESHOLD)
+    hook = _refusing()
     if before:
         torch.set_default_device("meta")
     hook.arm()
@@ -231,7 +254,7 @@ def test_a_compiled_function_gives_the_same_and_switches_the_hook_off() -> None:
     code = """
 import torch
 from h2q_notebook.guardian.torch_hook import TorchHook
-hook = TorchHook(lambda what, asked: 0, 1 << 20)
+hook = TorchHook(lambda: 0, lambda what, asked, left: True, 1 << 20)
 assert hook.arm()
 frames = []
 def backend(graph, inputs):
