@@ -260,7 +260,10 @@ class Session:
             raise LoadFailed(f"{error}; the load was undone and no name has changed") from None
         finally:
             progress.close()
-        self._publish(load_report.bundle(outcome, name=name, budget=resolved.source), {})
+        self._publish(
+            load_report.bundle(outcome, name=name, budget=resolved.source),
+            {"h2q": load_report.metadata(outcome)},
+        )
 
     # -- views --------------------------------------------------------------------------------
 
