@@ -114,7 +114,7 @@ def test_the_gauge_moves_and_its_buttons_act_while_a_python_cell_is_busy_in_lab(
         _acts_while_busy(notebook)
         _is_kept_small(notebook)
         assert notebook.errors == []
-        assert notebook.failed == []
+        assert notebook.outside == []
 
 
 def test_the_gauge_moves_and_its_buttons_act_while_a_python_cell_is_busy_in_notebook_7(
