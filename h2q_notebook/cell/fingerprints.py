@@ -157,21 +157,23 @@ def prefix_mark(value: Any, kind: Kind, n_items: int, *, sample_bytes: int) -> M
 
 
 def module_tensors(module: Any) -> Iterator[Any]:
-    """Parameters and buffers of a torch module, at most 4096, without running its code."""
+    """Parameters and buffers of a torch module, some 4096 at most, without running its code."""
     seen: set[int] = set()
     todo, n_tensors = [module], 0
+    dict_of = object.__getattribute__
     while todo and len(seen) < _MAX_MODULES:
         current = todo.pop()
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        inner = object.__getattribute__(current, "__dict__")
-        for table in ("_parameters", "_buffers"):
-            for tensor in (inner.get(table) or {}).values():
-                if tensor is not None and n_tensors < _MAX_TENSORS:
-                    n_tensors += 1
-                    yield tensor
-        todo.extend((inner.get("_modules") or {}).values())
+        inner = dict_of(current, "__dict__")
+        for table in (inner.get("_parameters"), inner.get("_buffers")):
+            if table and n_tensors < _MAX_TENSORS:
+                n_tensors += len(table)
+                yield from [tensor for tensor in table.values() if tensor is not None]
+        children = inner.get("_modules")
+        if children:
+            todo.extend(children.values())
 
 
 def _length(value: Any) -> int:
