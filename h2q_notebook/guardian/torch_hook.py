@@ -5,8 +5,8 @@ plain CPU tensors. Not what C++ does inside a function (temporaries, backward), 
 (modes are thread-local; asyncio tasks of the same thread do see it), not compiled or traced code.
 
 A ``TorchFunctionMode`` sees each call. Small calls, and all that fit, are told by a bound from
-element counts; only what may not fit is sized exactly, on meta tensors. Nothing is changed: the function
-is then called with the very arguments it was given.
+element counts; only what may not fit is sized exactly, on meta tensors. Nothing is changed: the
+function is then called with the very arguments it was given.
 
 torch.compile guards its code on the mode stack, so a mode that comes and goes would make it compile
 twice. The hook therefore stays off once something has been compiled in this process, and says so.
