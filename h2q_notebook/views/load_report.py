@@ -7,7 +7,6 @@ Imports ``units`` alone; the room ``load`` is only a type here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -32,24 +31,25 @@ _BADGE = (
 )
 
 
-def line(outcome: LoadOutcome, names: Sequence[str]) -> str:
+def line(outcome: LoadOutcome, *, name: str = "model", budget: str = "") -> str:
     """One line: what was bound, in which form, and what it took.
 
     Args:
         outcome: the finished load.
-        names: the names that were bound, the model's first (``outcome.names``).
+        name: the name of the model, where the outcome does not say what was bound.
+        budget: which limit held, in words; "" names its size only.
     """
-    return f"h2q ✓ {_bound(outcome, names)}: {_figures(outcome)}"
+    return f"h2q ✓ {_bound(outcome, name)}: {_figures(outcome, budget)}"
 
 
-def bundle(outcome: LoadOutcome, names: Sequence[str]) -> dict[str, str]:
+def bundle(outcome: LoadOutcome, *, name: str = "model", budget: str = "") -> dict[str, str]:
     """The end of a load as ``text/plain`` and ``text/html``, with its notes; see ``line``."""
     notes = [outcome.plan.reason] if outcome.plan.chosen else []
     notes += outcome.notes
-    text = "\n".join([line(outcome, names), *(f"  {note}" for note in notes)])
+    text = "\n".join([line(outcome, name=name, budget=budget), *(f"  {note}" for note in notes)])
     body = (
-        f'<span style="{_BADGE}">LOADED</span><b>{escape(_bound(outcome, names))}</b>: '
-        f"{escape(_figures(outcome))}"
+        f'<span style="{_BADGE}">LOADED</span><b>{escape(_bound(outcome, name))}</b>: '
+        f"{escape(_figures(outcome, budget))}"
     )
     body += "".join(f'<div style="{_SOFT}">{escape(note)}</div>' for note in notes)
     return {"text/plain": text, "text/html": f'<div style="{_BOX}" role="status">{body}</div>'}
@@ -107,16 +107,16 @@ def metadata(outcome: LoadOutcome) -> dict[str, Any]:
     }
 
 
-def _bound(outcome: LoadOutcome, names: Sequence[str]) -> str:
-    shown = " and ".join(shorten(one, 40) for one in names)
+def _bound(outcome: LoadOutcome, name: str) -> str:
+    shown = " and ".join(shorten(one, 40) for one in outcome.names or (name,))
     return f"{shown} = {type(outcome.model).__name__} ({outcome.plan.rung.name})"
 
 
-def _figures(outcome: LoadOutcome) -> str:
+def _figures(outcome: LoadOutcome, budget: str) -> str:
     share = outcome.peak_bytes / outcome.plan.budget_bytes
     return (
         f"peak {format_bytes(outcome.peak_bytes)} ({share:.0%} of "
-        f"{format_bytes(outcome.plan.budget_bytes)}), holds "
+        f"{budget or format_bytes(outcome.plan.budget_bytes)}), holds "
         f"{format_bytes(outcome.resident_bytes)}, {format_seconds(outcome.duration_s)}"
     )
 

@@ -52,13 +52,13 @@ class LoadProgress:
     """Shows each ``Progress`` it is called with; give it as the loader's ``progress``.
 
     Args:
+        frontend: what ``frontend.detect`` said; ``off`` shows nothing.
         label: what is being loaded.
-        widgets: whether the front end shows widgets (``frontend.detect(...) == "widgets"``).
         write: where the text line goes; None for the standard output.
     """
 
     def __init__(
-        self, label: str, *, widgets: bool, write: Callable[[str], object] | None = None
+        self, frontend: str, label: str, *, write: Callable[[str], object] | None = None
     ) -> None:
         self._label = label
         self._write = write or _to_stdout
@@ -66,8 +66,8 @@ class LoadProgress:
         self._bar: Any = None
         self._text: Any = None
         self._width = 0
-        self._closed = False
-        if widgets:
+        self._closed = frontend == "off"
+        if frontend == "widgets":
             with suppress(Exception):
                 self._open_widgets()
 
