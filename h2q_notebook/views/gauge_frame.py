@@ -88,12 +88,13 @@ def badge(frame: GaugeFrame) -> tuple[str, str]:
 
 
 def words(frame: GaugeFrame) -> str:
-    """Write the head line: ``310 MiB of 400 MiB (78%) · peak 310 MiB · running``."""
+    """Write the head line: ``310 MiB of 400 MiB (78%) · peak 310 MiB``, then stopping or ended."""
     used = format_bytes(frame.used_bytes)
     if frame.limit_bytes > 0:
         share = 100 * frame.used_bytes / frame.limit_bytes
         used = f"{used} of {format_bytes(frame.limit_bytes)} ({share:.0f}%)"
-    return f"{used} · peak {format_bytes(frame.peak_bytes)} · {frame.state}"
+    state = "" if frame.state == "running" else f" · {frame.state}"
+    return f"{used} · peak {format_bytes(frame.peak_bytes)}{state}"
 
 
 def trend(frame: GaugeFrame) -> str:
