@@ -216,12 +216,14 @@ def test_a_budget_passed_while_reading_ends_the_load(tmp_path: Path) -> None:
         loader.load(where, budget_bytes=76 * MIB)
 
 
-class Injected(Exception):
+class InjectedError(Exception):
     pass
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("kind", [Injected, KeyboardInterrupt, MemoryError, MemoryBudgetExceeded])
+@pytest.mark.parametrize(
+    "kind", [InjectedError, KeyboardInterrupt, MemoryError, MemoryBudgetExceeded]
+)
 def test_every_stage_can_fail_and_is_undone(
     stage: str, kind: type[BaseException], models: Callable[..., Path]
 ) -> None:
@@ -232,7 +234,7 @@ def test_every_stage_can_fail_and_is_undone(
         if now.stage == stage:
             raise kind("injected")
 
-    ordinary = kind in (Injected, MemoryError)
+    ordinary = kind in (InjectedError, MemoryError)
     before = tiny.open_files(), dict(os.environ)
     names: dict[str, Any] = {"model": 1}
     with pytest.raises(LoadFailed if ordinary else kind, match=stage if ordinary else "injected"):
