@@ -21,6 +21,15 @@ cell ends (the reason is in ``note``). ok: innocent, must end by itself and keep
 
 MIB = 1 << 20
 _PREFIX = "h2q_new = 'made by the cell'\nh2q_rebound = 'changed by the cell'\n"
+# What one cell left (an innocent one, above all) must not count for the next.
+_CLEAN = """
+for _name in set(globals()) - h2q_names - {'h2q_names'}:
+    if _name[:1] != '_':
+        del globals()[_name]
+get_ipython().displayhook.flush()
+__import__('gc').collect()
+__import__('ctypes').CDLL(None).malloc_trim(0)
+"""
 _STOP_NAMES = ("MemoryBudgetExceeded", "MemoryError", "RuntimeError", "_ArrayMemoryError")
 
 
@@ -112,7 +121,7 @@ def missing_need(cell: Cell) -> str:
 
 def attack(kernel: Kernel, cell: Cell) -> Verdict:
     """Run one cell and judge it."""
-    kernel.run("h2q_rebound = 'before'\nh2q_sys.modules['__main__'].__dict__.pop('h2q_new', None)")
+    kernel.run("h2q_rebound = 'before'\nh2q_names = set(globals())")
     if cell.setup:
         ready = kernel.run(cell.setup, timeout=120)
         if ready.status != "ok":
@@ -128,10 +137,10 @@ def attack(kernel: Kernel, cell: Cell) -> Verdict:
     )
     problems = list(_problems(kernel, cell, reply))
     end_bytes = kernel.used_bytes() - reply.base_bytes if kernel.alive() else 0
-    if cell.teardown and kernel.alive():
-        after = kernel.run(cell.teardown, timeout=60)
-        if after.status != "ok":
-            problems.append(f"teardown failed: {after.shown[-300:]}")
+    if kernel.alive():
+        cleaned = kernel.run(f"{cell.teardown}\n{_CLEAN}", timeout=60)
+        if cleaned.status != "ok":
+            problems.append(f"teardown failed: {cleaned.shown[-300:]}")
     return _verdict(cell, reply, end_bytes, tuple(problems))
 
 

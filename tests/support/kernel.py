@@ -169,8 +169,8 @@ class Kernel:
         return descendants(self.pid)
 
     def interrupt(self) -> None:
-        """What the Interrupt button does."""
-        self.manager.interrupt_kernel()
+        """What the Interrupt button does; from any thread (the manager would open a loop there)."""
+        os.kill(self.pid, signal.SIGINT)
 
     def send(
         self, code: str, *, silent: bool = False, subshell: str | None = None, **more: Any
@@ -198,6 +198,7 @@ class Kernel:
         while not (replied and idle):
             if time.monotonic() > deadline or not self.manager.is_alive():
                 reply.status = "lost" if self.manager.is_alive() else "dead"
+                reply.evalue = f"reply seen: {replied}, idle seen: {idle}"
                 self.lost = True
                 return reply
             idle = self._drain_iopub(msg_id, reply) or idle

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["OutsideSampler", "descendants", "threads_of", "used_by_tree"]
@@ -38,8 +39,13 @@ def threads_of(pid: int) -> list[str]:
         return []
 
 
+def _ended(pid: int) -> bool:
+    """Whether the process is gone or waits to be reaped."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2][1:2] in (b"", b"Z", b"X")
+
+
 def descendants(pid: int) -> list[int]:
-    """Children, their children and so on."""
+    """Children, their children and so on, as far as they still run."""
     found: list[int] = []
     todo = [pid]
     while todo:
@@ -48,7 +54,7 @@ def descendants(pid: int) -> list[int]:
             for child in _read(f"/proc/{parent}/task/{tid}/children").split():
                 found.append(int(child))
                 todo.append(int(child))
-    return found
+    return [child for child in found if not _ended(child)]
 
 
 def _memfd_bytes(pid: int) -> int:
@@ -67,11 +73,12 @@ def _memfd_bytes(pid: int) -> int:
 
 
 def _dev_shm_bytes() -> int:
-    try:
-        facts = os.statvfs("/dev/shm")
-    except OSError:
-        return 0
-    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+    """What the cells' own files in /dev/shm hold; other programs use that folder too."""
+    total = 0
+    for path in Path("/dev/shm").glob("h2q_test*"):
+        with suppress(OSError):
+            total += path.stat().st_blocks * 512
+    return total
 
 
 def _children_bytes(pid: int) -> int:
