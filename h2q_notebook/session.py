@@ -173,6 +173,11 @@ class Session:
         gauge, self._gauge = self._gauge, None
         try:
             outcome = cell.finish(result, give_back_sigint=not self._in_kernel)
+        except Exception as error:
+            if gauge is not None:
+                gauge.finish({"text/plain": "h2q: no report"}, {})
+            self._say(f"h2q: could not report on this cell: {type(error).__name__}: {error}")
+            return
         finally:
             self._cell = None
         self.history.append(outcome)

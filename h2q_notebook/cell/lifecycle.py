@@ -7,6 +7,8 @@ when a cell is guarded at all, is the session's business.
 from __future__ import annotations
 
 import asyncio
+import builtins
+import sys
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -19,6 +21,7 @@ from h2q_notebook.cell.outcome import CellOutcome, Event, NameSize, Sample, Sour
 from h2q_notebook.cell.shell_refs import cell_frames, cell_line, drop_traceback_refs, local_names
 from h2q_notebook.cell.verdict import Facts, advice_for, judge_status, notes_for
 from h2q_notebook.errors import CellStopped
+from h2q_notebook.guardian.born import end_born
 from h2q_notebook.guardian.guardian import GuardRequest, MemoryGuardian, WatchResult
 from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.guardian.stop import EXCEPTIONS, CellContext
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["GuardedCell"]
 
 _STAYED_BYTES = 64 * MIB
+_BUILTINS = builtins.__dict__
 
 
 @dataclass
@@ -44,7 +48,7 @@ class _Caught:
     local_holders: tuple[NameSize, ...] = ()
 
 
-@dataclass
+@dataclass(repr=False)
 class GuardedCell:
     """The one cell being guarded.
 
@@ -65,6 +69,7 @@ class GuardedCell:
     error_shown: bool = False
     _snapshot: snapshot.Snapshot = field(init=False)
     _caught: _Caught = field(default_factory=_Caught)
+    _builtins: dict[str, Any] = field(default_factory=_BUILTINS.copy)
     _started_at: str = ""
     _source: tuple[str, ...] = ()
     _previous_custom: tuple[Any, Any] = ((), None)
@@ -99,6 +104,7 @@ class GuardedCell:
             budget_bytes=max(MIB, self.budget.n_bytes - self._snapshot.copied_bytes),
             strike=self.options.on_overrun != "warn",
             strict=self.options.strict,
+            refuse=self.options.refuse,
             timeout_s=self.options.timeout_s,
         )
         self._take_exceptions()
@@ -111,6 +117,7 @@ class GuardedCell:
                     runner_code=type(shell).run_code.__code__,
                     global_names=shell.user_global_ns,
                     message=self._stop_text,
+                    shielded_file=__file__,
                     task=task,
                     loop=loop,
                 ),
@@ -154,18 +161,25 @@ class GuardedCell:
         trace: TracebackType | None,
         tb_offset: int | None = None,
     ) -> list[str]:
-        self.guardian.unwound()
+        mine = _BUILTINS.copy()
+        _BUILTINS.update(self._builtins)  # a cell may have rebound what we need to get out of it
+        left = self.guardian.unwound(sys._getframe().f_back)
         live = self.guardian.live()
         stopped = isinstance(error, CellStopped) or (
             isinstance(error, asyncio.CancelledError) and live is not None and live.strikes > 0
         )
         if not stopped and not self._was_refused(error):
+            _BUILTINS.update(mine)
             previous_kinds, previous = self._previous_custom
             if previous is not None and previous_kinds and issubclass(kind, previous_kinds):
                 return list(previous(kind, error, trace, tb_offset=tb_offset) or ())
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
             return []
-        self._look_at(trace)
+        if left:
+            try:
+                self._look_at(trace)
+            except Exception:  # telling where must never stand in the way of getting out
+                self._caught = _Caught()
         clear_exception(error)
         del trace
         text = str(error) or f"one request that does not fit the {self.budget.source} was refused"
@@ -173,6 +187,7 @@ class GuardedCell:
             cause = (live.cause if live is not None else Cause.NONE) or Cause.MEMORY
             kind, text = EXCEPTIONS[cause], self._stop_text(cause)
         self._show_error(kind.__name__, text)
+        self.error_shown = left
         return []
 
     def _stop_text(self, cause: Cause) -> str:
@@ -202,7 +217,6 @@ class GuardedCell:
         stb = [f"{name}: {text}{where}"]
         self.shell._showtraceback(kind, f"{text}{where}", stb)
         self.shell._last_traceback = stb
-        self.error_shown = True
 
     # -- end ------------------------------------------------------------------------------------
 
@@ -213,6 +227,8 @@ class GuardedCell:
             result: IPython's ExecutionResult; None if the shell lost it.
             give_back_sigint: see ``StopController.end``.
         """
+        mine = _BUILTINS.copy()
+        _BUILTINS.update(self._builtins)
         watch = self.guardian.disarm(give_back_sigint=give_back_sigint)
         self._give_exceptions_back()
         error = None
@@ -248,7 +264,9 @@ class GuardedCell:
             self._end_error(result, facts)
             notes += self._end_born(watch)
             undone, not_undone = self._undo(result, notes)
-        elif watch.born_children:
+        else:
+            _BUILTINS.update(mine)  # it ended well, so they are what the user wants
+        if not early and watch.born_children:
             notes.append(f"{len(watch.born_children)} processes it started still run")
         self._snapshot.release()
         if early:
@@ -278,7 +296,9 @@ class GuardedCell:
     def _end_born(self, watch: WatchResult) -> list[str]:
         if not watch.born_children and not watch.born_threads:
             return []
-        killed, ended, left = self.guardian.end_born(watch)
+        killed, ended, left = end_born(
+            watch.born_children, watch.born_threads, self.shell.user_global_ns
+        )
         notes = []
         if killed:
             notes.append(f"{killed} processes it had started were ended")

@@ -28,6 +28,7 @@ class BudgetOptions:
     contents: ContentsMode = "names"
     deep_limit_bytes: int | None = None
     strict: bool = False
+    refuse: bool = True
     gauge: bool = True
     quiet: bool = False
     timeout_s: float | None = None

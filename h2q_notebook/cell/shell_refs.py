@@ -40,7 +40,8 @@ def cell_frames(
 
     Returns:
         The frames below the runner, outermost first; the innermost frame whose code is the
-        user's (same namespace, not a library); the line it was at.
+        user's (same namespace, not a library); the line it was at, 0 if
+        the bytecode belongs to none.
     """
     frames: list[FrameType] = []
     innermost, line = None, 0
@@ -49,7 +50,9 @@ def cell_frames(
         if frame.f_code is not runner:
             frames.append(frame)
             if frame.f_globals is global_names:
-                innermost, line = frame, trace.tb_lineno
+                # Some bytecodes (the clean-up of nested except blocks) belong to no line.
+                number: int | None = trace.tb_lineno
+                innermost, line = frame, number or 0
         trace = trace.tb_next
     return frames, innermost, line
 
@@ -65,7 +68,7 @@ def cell_line(frame: FrameType | None, line: int, source: tuple[str, ...]) -> So
         line: its line in the code that ran.
         source: the lines of the cell as it was typed.
     """
-    if frame is None:
+    if frame is None or not line:
         return None
     budget_first = source[0].startswith("%%h2q_budget")
     magic_next = source[1:2] and source[1].startswith("%%")

@@ -6,20 +6,21 @@ rollback or reports (the cell room), and no IPython.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING
 
-from h2q_notebook.errors import CellStopped, GuardUnavailable, MemoryBudgetExceeded
+from h2q_notebook.errors import GuardUnavailable
 from h2q_notebook.guardian.channel import SidecarWatcher, ThreadWatcher, Watcher, stop_signal
 from h2q_notebook.guardian.page import Word
+from h2q_notebook.guardian.peak import peak_above, reset_high_water_mark
 from h2q_notebook.guardian.refuse import Refusal, Refuser
-from h2q_notebook.guardian.stop import CellContext, StopController, interrupt_thread
+from h2q_notebook.guardian.stop import CellContext, StopController
 from h2q_notebook.guardian.strict import StrictLimit
 from h2q_notebook.policy.strikes import Act, Cause, Orders
 from h2q_notebook.readings.process import (
@@ -28,15 +29,12 @@ from h2q_notebook.readings.process import (
     ProcessReader,
     read_process,
 )
-from h2q_notebook.units import MIB
 
 if TYPE_CHECKING:
     from h2q_notebook.config.settings import MemorySafeConfig
 
 __all__ = ["GuardRequest", "Live", "MemoryGuardian", "WatchResult"]
 
-_JOIN_S = 0.3
-_EXACT_FILE_GROWTH_BYTES = 2 * MIB
 # Threads that a cell's time may bring about but that are not the cell's: ours, and ipykernel's
 _SPARED_THREADS = ("h2q-", "subshell-", "IPython", "Control", "Heartbeat", "IOPub")
 
@@ -48,6 +46,8 @@ class GuardRequest:
     budget_bytes: int
     strike: bool = True
     strict: bool = False
+    refuse: bool = True
+    """Check single large requests of numpy and torch before they grow."""
     timeout_s: float | None = None
 
 
@@ -242,7 +242,7 @@ class MemoryGuardian:
         assert self._stop is not None
         self._token += 1
         self._threads = frozenset(threading.enumerate())
-        _reset_high_water_mark()
+        reset_high_water_mark()
         self._baseline = base = self.read()
         limit = base.used_bytes + request.budget_bytes
         page = self._watcher.page
@@ -269,14 +269,25 @@ class MemoryGuardian:
             self._watcher.page[Word.LIMIT] = limit
             self._stop.begin(context(self._token))
             self._watcher.arm(orders, self._token, self.config.sample_interval_s)
-        if request.strike:
+        if request.strike and request.refuse:
             self._refuser.arm(limit)
 
-    def unwound(self) -> None:
-        """The cell's frames are gone: lift limits and strike no more."""
+    def unwound(self, frame: FrameType | None = None) -> bool:
+        """The cell's frames are gone: lift limits and strike no more.
+
+        Args:
+            frame: the caller's; if the cell is still on the stack above it (the failure was of
+                a cell run by the cell), nothing is done.
+
+        Returns:
+            Whether the cell has really been left.
+        """
+        if self._stop is not None and frame is not None and self._stop.still_inside(frame):
+            return False
         self._strict.lift()
         if self._stop is not None:
             self._stop.unwound()
+        return True
 
     def disarm(self, *, give_back_sigint: bool = True) -> WatchResult:
         """Stop guarding; what was seen."""
@@ -293,7 +304,7 @@ class MemoryGuardian:
         sampled_peak = watcher.page[Word.PEAK] - base.used_bytes
         end = self.read()
         raw = watcher.disarm()
-        peak, exact = _peak(base, end, sampled_peak, raw)
+        peak, exact = peak_above(base, end, sampled_peak)
         born = [
             thread
             for thread in threading.enumerate()
@@ -341,63 +352,3 @@ class MemoryGuardian:
             return False
         watcher.page[Word.STOP_REQUESTED] = self._token
         return True
-
-    def end_born(self, result: WatchResult) -> tuple[int, int, int]:
-        """Stop what the cell started: children are killed, threads get the stop raised in them.
-
-        Returns:
-            Children killed, threads ended, threads still running (blocked in C).
-        """
-        killed = 0
-        for pid in result.born_children:
-            try:
-                os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-                killed += 1
-            except OSError:
-                continue
-        quiet, threading.excepthook = threading.excepthook, _say_nothing_of_stops
-        try:
-            for thread in result.born_threads:
-                if thread.ident is not None:
-                    interrupt_thread(thread.ident, MemoryBudgetExceeded)
-            deadline_s = time.monotonic() + _JOIN_S
-            for thread in result.born_threads:
-                thread.join(max(0.0, deadline_s - time.monotonic()))
-        finally:
-            threading.excepthook = quiet
-        left = sum(thread.is_alive() for thread in result.born_threads)
-        return killed, len(result.born_threads) - left, left
-
-
-def _say_nothing_of_stops(args: threading.ExceptHookArgs) -> None:
-    if not issubclass(args.exc_type, CellStopped):
-        threading.__excepthook__(args)
-
-
-def _peak(
-    base: ProcessMemory, end: ProcessMemory, sampled: int, raw: dict[str, Any]
-) -> tuple[int, bool]:
-    """The largest use above the baseline, and whether it is exact.
-
-    VmHWM misses nothing but counts file pages too; it is exact for use only if hardly any file
-    pages came in. Children and unmapped shared memory are in the samples alone.
-    """
-    sampled = max(sampled, end.used_bytes - base.used_bytes, 0)
-    if not end.peak_rss_bytes or end.file_bytes - base.file_bytes > _EXACT_FILE_GROWTH_BYTES:
-        return sampled, False
-    marked = end.peak_rss_bytes - base.rss_bytes
-    return (marked, True) if marked >= sampled else (sampled, False)
-
-
-def _reset_high_water_mark() -> None:
-    """Make VmHWM start anew (0.08 ms; see clear_refs in proc(5)); exact peaks need no sampling."""
-    try:
-        fd = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        os.write(fd, b"5")
-    except OSError:
-        pass
-    finally:
-        os.close(fd)

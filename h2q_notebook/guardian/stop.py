@@ -39,7 +39,7 @@ from h2q_notebook.errors import (
 from h2q_notebook.guardian.page import SharedPage, Word
 from h2q_notebook.policy.strikes import Cause
 
-__all__ = ["EXCEPTIONS", "CellContext", "StopController", "interrupt_thread"]
+__all__ = ["EXCEPTIONS", "CellContext", "StopController", "interrupt_thread", "runs_code_of"]
 
 _POLITE_STRIKES = 1
 EXCEPTIONS: dict[Cause, type[CellStopped]] = {
@@ -61,6 +61,9 @@ class CellContext:
     """The namespace whose frames are the cell's."""
     message: Callable[[Cause], str]
     """The sentence that the exception carries."""
+    shielded_file: str = ""
+    """Source file in whose functions nothing is raised: the one that handles the cell's end, which
+    runs on top of the outer cell when a cell inside a cell fails."""
     task: asyncio.Task[Any] | None = None
     """The cell's task, for a cell with top-level await; never ipykernel's dispatcher."""
     loop: asyncio.AbstractEventLoop | None = None
@@ -112,6 +115,11 @@ class StopController:
             if current != self._on_interrupt:
                 self._previous_sigint = current
                 signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def still_inside(self, frame: FrameType | None) -> bool:
+        """Whether the cell (or an outer part of it) is still on the stack above *frame*."""
+        cell = self._cell
+        return cell is not None and _cell_on_stack(frame, cell)
 
     def unwound(self) -> None:
         """The cell's frames are gone: no more strikes, from either side."""
@@ -211,6 +219,8 @@ def _cell_on_stack(frame: FrameType | None, cell: CellContext) -> bool:
     """
     while frame is not None:
         caller = frame.f_back
+        if frame.f_code.co_filename == cell.shielded_file:
+            return False
         if (
             caller is not None
             and caller.f_code is cell.runner_code
@@ -219,6 +229,16 @@ def _cell_on_stack(frame: FrameType | None, cell: CellContext) -> bool:
         ):
             return True
         frame = caller
+    return False
+
+
+def runs_code_of(thread_id: int, global_names: dict[str, Any]) -> bool:
+    """Whether a thread is inside a function whose globals are *global_names*."""
+    frame = sys._current_frames().get(thread_id)
+    while frame is not None:
+        if frame.f_globals is global_names:
+            return True
+        frame = frame.f_back
     return False
 
 

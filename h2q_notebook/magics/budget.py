@@ -35,6 +35,7 @@ def _parser() -> MagicParser:
     add("--rollback", choices=("names", "deep"), default="names", help="deep: contents too")
     add("--deep-limit", type=converted(lambda t: parse_bytes(t, field="--deep-limit")))
     add("--strict", action="store_true", help="limits that can end the kernel (see README)")
+    add("--no-refuse", action="store_true", help="no size check of numpy and torch requests")
     add("--no-gauge", action="store_true")
     add("--quiet", action="store_true", help="no line after a good cell")
     add("--timeout", type=converted(lambda t: parse_seconds(t, field="--timeout")))
@@ -66,6 +67,7 @@ def parse_budget(line: str) -> BudgetOptions:
         contents=given.rollback,
         deep_limit_bytes=given.deep_limit,
         strict=given.strict,
+        refuse=not given.no_refuse,
         gauge=not given.no_gauge,
         quiet=given.quiet,
         timeout_s=given.timeout,

@@ -1,0 +1,64 @@
+"""Ends what a stopped cell had started: child processes and threads.
+
+Covers the ending only; what was born in a cell is found by the watcher and the guardian.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from h2q_notebook.errors import CellStopped, MemoryBudgetExceeded
+from h2q_notebook.guardian.stop import interrupt_thread, runs_code_of
+
+__all__ = ["end_born"]
+
+_JOIN_S = 0.3
+
+
+def end_born(self, result: WatchResult, global_names: dict[str, Any]) -> tuple[int, int, int]:
+    """Stop what the cell started: children are killed, threads get the stop raised in them.
+
+    Only a thread that is inside the user's code is touched. Libraries start service threads
+    at first use (pyzmq frees its zero-copy sends in one), and ending such a thread left the
+    kernel without an answer for ever.
+
+    Args:
+        children: process ids born in the cell.
+        threads: threads born in the cell.
+        global_names: the user's namespace.
+
+    Returns:
+        Children killed, threads ended, threads still running (blocked in C).
+    """
+    killed = 0
+    for pid in children:
+        try:
+            os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+            killed += 1
+        except OSError:
+            continue
+    mine = [
+        thread
+        for thread in threads
+        if thread.ident is not None and runs_code_of(thread.ident, global_names)
+    ]
+    quiet, threading.excepthook = threading.excepthook, _say_nothing_of_stops
+    try:
+        for thread in mine:
+            interrupt_thread(thread.ident or 0, MemoryBudgetExceeded)
+        deadline_s = time.monotonic() + _JOIN_S
+        for thread in mine:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+    finally:
+        threading.excepthook = quiet
+    left = sum(thread.is_alive() for thread in mine)
+    return killed, len(mine) - left, left
+
+
+def _say_nothing_of_stops(args: threading.ExceptHookArgs) -> None:
+    if not issubclass(args.exc_type, CellStopped):
+        threading.__excepthook__(args)
