@@ -19,7 +19,9 @@ __all__ = ["end_born"]
 _JOIN_S = 0.3
 
 
-def end_born(self, result: WatchResult, global_names: dict[str, Any]) -> tuple[int, int, int]:
+def end_born(
+    children: Sequence[int], threads: Sequence[threading.Thread], global_names: dict[str, Any]
+) -> tuple[int, int, int]:
     """Stop what the cell started: children are killed, threads get the stop raised in them.
 
     Only a thread that is inside the user's code is touched. Libraries start service threads
