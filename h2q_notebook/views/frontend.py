@@ -36,7 +36,7 @@ _HINT = "To end this cell, use Interrupt in the toolbar."
 
 
 def _is_vscode(shell: Any, environ: Mapping[str, str]) -> bool:
-    # VS Code strips VSCODE_PID from its terminals, so a server started there does not carry it.
+    # A Jupyter server started from VS Code may hand VSCODE_PID on; its kernels have a session name.
     return "__vsc_ipynb_file__" in getattr(shell, "user_ns", {}) or (
         "VSCODE_PID" in environ and "JPY_SESSION_NAME" not in environ
     )

@@ -14,7 +14,7 @@ from h2q_notebook.views import gauge as gauge_module
 from h2q_notebook.views.gauge import GaugeFrame, LiveGauge
 from h2q_notebook.views.gauge_frame import History, as_state, sentence, trend, words
 from h2q_notebook.views.gauge_static import bundle, sparkline
-from h2q_notebook.views.gauge_widget import keep_shell
+from h2q_notebook.views.gauge_widget import assets, keep_shell
 
 
 def frame(**changes: Any) -> GaugeFrame:
@@ -166,7 +166,7 @@ def test_the_report_takes_the_gauges_place_and_the_widget_is_closed(
     assert gauge.finish({"text/plain": "report"}, {"h2q": {}}) is True
     (_, first), (last, swap) = page.sent[0], page.sent[-1]
     assert last == {"text/plain": "report"}
-    assert swap["update"] and swap["raw"] and swap["metadata"] == {"h2q": {}}
+    assert (swap["update"], swap["raw"], swap["metadata"]) == (True, True, {"h2q": {}})
     assert swap["display_id"] == first["display_id"]
     assert page.widget.closed
     assert gauge.error is None
@@ -204,3 +204,12 @@ def test_the_pages_messages_keep_the_shell_that_the_page_chose(
     started(page).finish(None)
     assert page.widget.comm._reply_subshell_for({}, "the subshell") == "the subshell"
     keep_shell(object())  # ipykernel before 7.4: nothing to cure
+
+
+def test_the_built_front_end_is_packaged_with_its_licence_and_is_small_per_gauge() -> None:
+    built = assets()
+    assert "plotly.js" in built.engine[:300]
+    assert "MIT License" in built.engine[:300]
+    assert len(built.engine) < 1_300_000
+    assert len(built.module) < 10_000
+    assert "--jp-ui-font-color1" in built.style
