@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from h2q_notebook.errors import CellStopped, MemoryBudgetExceeded
