@@ -21,11 +21,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("guardian",),
     ("cell", "load", "bench"),
-    ("startup", "session", "gauges"),
+    ("startup", "session", "gauges", "api"),
     ("magics", "extension"),
 )
 # Two modules of the top layers that wire their neighbour: that is what they are for.
-ALLOWED = {("session", "gauges"), ("extension", "magics")}
+ALLOWED = {("api", "session"), ("session", "gauges"), ("extension", "magics")}
 DATA = {"cell.outcome"}  # frozen dataclasses that views draw
 HEAVY = {"torch", "transformers", "numpy", "pandas", "plotly", "ipywidgets", "anywidget", "psutil"}
 # Started as `python -I -S`: they and what they import may use the standard library only.
