@@ -39,6 +39,7 @@ def h2q_facts():
         len(_os.listdir('/proc/self/fd')),
     ]
 """
+_FORGET = "from h2q_notebook import session as _s; _s.current().history.clear()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,15 @@ class Overruns:
     not_stopped: int = 0
     next_cell_failed: int = 0
     trips: list[Trip] = field(default_factory=list)
+    bare_blocks_per_trip: float = 0.0
+    """What IPython and these questions themselves leave with an ordinary cell instead."""
 
 
 def run_overruns(count: int, budget_mib: int) -> Overruns:
     """Overrun *count* times; stops early only if the kernel is dead or silent."""
     result = Overruns(count, budget_mib)
     with Kernel(setup=_FACTS + "import numpy, psutil") as kernel:
+        result.bare_blocks_per_trip = _bare_blocks_per_trip(kernel, count=40)
         for growth, _ in zip(cycle(GROWTHS), range(count), strict=False):
             reply = kernel.run(f"%%h2q_budget {budget_mib}MiB --no-gauge\n{growth}")
             result.dead += reply.status == "dead"
@@ -84,6 +88,8 @@ def run_overruns(count: int, budget_mib: int) -> Overruns:
             following = kernel.run(
                 "scratch = h2q_sentinel['kept'] == [1, 2, 3] and 'held' not in globals()"
             )
+            # The history is kept on purpose (and bounded): it is not what a leak test looks for.
+            kernel.run(_FORGET, silent=True)
             facts: list[Any] = kernel.value("[scratch, *h2q_facts()]")
             result.next_cell_failed += following.status != "ok" or facts[0] is not True
             outcome = reply.outcome or {"peak_bytes": 0, "stop_latency_s": None}
@@ -96,6 +102,16 @@ def run_overruns(count: int, budget_mib: int) -> Overruns:
                 )
             )
     return result
+
+
+def _bare_blocks_per_trip(kernel: Kernel, count: int) -> float:
+    blocks = []
+    for _ in range(count):
+        kernel.run("held = 1")
+        kernel.run("scratch = True")
+        blocks.append(kernel.value("[scratch, *h2q_facts()]")[2])
+    kernel.run("del held")
+    return slope_per_hundred(blocks) / 100
 
 
 def slope_per_hundred(values: list[int]) -> float:
@@ -115,9 +131,10 @@ def main() -> None:
     over = [trip.peak_bytes / (result.budget_mib << 20) - 1 for trip in result.trips]
     stops = [t.stop_latency_s for t in result.trips if t.stop_latency_s is not None]
     figures = {
-        **{key: value for key, value in asdict(result).items() if key != "trips"},
+        **{key: value for key, value in asdict(result).items() if key.find("trip") < 0},
         "heap_slope_kib_per_100": round(slope_per_hundred([t.heap_bytes for t in settled]) / 1024),
         "blocks_slope_per_trip": slope_per_hundred([t.blocks for t in settled]) / 100,
+        "bare_blocks_slope_per_trip": result.bare_blocks_per_trip,
         "rss_anon_change_mib": (settled[-1].rss_anon_bytes - settled[0].rss_anon_bytes) / 2**20,
         "overshoot_percent_p50": round(100 * statistics.median(over), 1),
         "overshoot_percent_max": round(100 * max(over), 1),
