@@ -1,0 +1,160 @@
+"""Writes the figures of README.md between its markers, from the JSON of the benchmarks.
+
+    python -m benchmarks.readme_figures            rewrite README.md
+    python -m benchmarks.readme_figures --check    exit 1 if README.md says something else
+
+Only what a file in ``results`` says is written; a benchmark that has not run has no line. Each
+line names the command that measured it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import RESULTS
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+LARGE_OVERSHOOT_MIB = 64
+_GATE = "the compiled gate refuses it before it grows"
+_ISOLATION = "a worker process bounds it"
+# What will bound a cell that overshoots, by the start of its name; the gate's own measurements
+# cover Python's allocator, numpy, torch and pyarrow's system pool, and never polars.
+_REMEDIES = {
+    "pl:": _ISOLATION,
+    "pa:": f"{_GATE} (with pyarrow's system pool)",
+    "pd.": f"{_GATE}, where pandas asks numpy",
+    "inflate": _ISOLATION,
+    "print flood": f"output waits in the kernel's queue; {_ISOLATION}",
+    "SIGURG ignored": f"the cell switched the stop off; {_ISOLATION}",
+}
+Rows = Iterator[tuple[str, str]]
+
+
+def block(name: str, text: str) -> str:
+    """*text* between the markers called *name*."""
+    return f"<!-- {name}: begin -->\n{text}\n<!-- {name}: end -->"
+
+
+def _read(results: Path, name: str) -> dict[str, Any] | None:
+    path = results / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _adversarial(data: dict[str, Any]) -> Rows:
+    attacks, undone = data["adversarial"], data["stopped_and_undone"]
+    yield "adversarial cells (budget 400 MiB) in a real kernel", str(attacks)
+    yield "… stopped and rolled back, as they should be", str(undone)
+    yield "… after which the kernel was lost", str(data["dead_kernels"])
+    failed = ", ".join(data["failed"]) or "none"
+    yield "cells that did not do what the table expects", failed
+    yield "heavy innocent cells / stopped by mistake", f"{data['innocent']} / {data['false_stops']}"
+    yield (
+        "overshoot, median of the cells stopped while growing",
+        f"{data['overshoot_mib_median_of_stopped']:g} MiB",
+    )
+    yield "from over the limit to the cell's end, median", f"{data['stop_latency_ms_median']:g} ms"
+
+
+def _overruns(data: dict[str, Any]) -> Rows:
+    yield (
+        "overruns in a row in one kernel: deaths, lost replies",
+        f"{data['count']}: {data['dead']}, {data['lost_replies']}",
+    )
+    yield "… change of memory held over the last 80", f"{data['rss_anon_change_mib']:.1f} MiB"
+
+
+def _overhead(data: dict[str, Any]) -> Rows:
+    load, empty = data["load_ext"], data["empty_cell"]
+    watcher, busy = data["watcher"], data["busy_cell"]
+    yield (
+        "`%load_ext h2q`, median",
+        f"{load['seconds_median']} s, {load['rss_anon_mb_median']} MB",
+    )
+    yield "a guarded empty cell on top of a bare one, median", f"{empty['extra_ms_median']} ms"
+    yield "the watcher process", f"{watcher['cpu_percent_of_a_core']} % of a core"
+    low, high = busy["cpu_percent_quartiles"][0], busy["cpu_percent_quartiles"][2]
+    yield (
+        "a CPU-bound cell's own CPU time, guarded against bare",
+        f"{busy['cpu_percent_median']:+} % (quartiles {low:+} to {high:+})",
+    )
+
+
+def _gauge_paint(data: dict[str, Any]) -> Rows:
+    yield (
+        "gauge: from the decision to show to the page, busy kernel, median warm",
+        f"{data['warm_median_ms']:.0f} ms (first {data['first_ms']:.0f} ms)",
+    )
+
+
+def _refuse_cost(data: dict[str, Any]) -> Rows:
+    for name, cost in data["costs"].items():
+        if name in ("np.empty(1000)", "transformer step, width 64", "transformer step, width 512"):
+            yield f"{name}, bare → guarded", f"{cost['off_us']:,.4g} → {cost['on_us']:,.4g} µs"
+
+
+_SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
+    "adversarial": _adversarial,
+    "overruns": _overruns,
+    "overhead": _overhead,
+    "gauge_paint": _gauge_paint,
+    "refuse_cost": _refuse_cost,
+}
+
+
+def figures(results: Path = RESULTS) -> str:
+    """The table of figures."""
+    lines = ["| what | measured | command |", "|---|---|---|"]
+    for name, rows in _SOURCES.items():
+        data = _read(results, name)
+        if data is not None:
+            lines += [
+                f"| {what} | {figure} | `python -m benchmarks.{name}` |"
+                for what, figure in rows(data)
+            ]
+    return "\n".join(lines)
+
+
+def _remedy(name: str) -> str:
+    return next((text for start, text in _REMEDIES.items() if name.startswith(start)), _GATE)
+
+
+def overshoots(results: Path = RESULTS) -> str:
+    """The cells that passed their budget by more than 64 MiB before they were stopped."""
+    cells = (_read(results, "adversarial") or {"cells": []})["cells"]
+    large = [c for c in cells if c["expect"] != "ok" and c["overshoot_mib"] > LARGE_OVERSHOOT_MIB]
+    lines = ["| cell, budget 400 MiB | past the budget | what will bound it |", "|---|---|---|"]
+    lines += [
+        f"| {c['name']} | +{c['overshoot_mib']} MiB | {_remedy(c['name'])} |"
+        for c in sorted(large, key=lambda c: (-c["overshoot_mib"], c["name"]))
+    ]
+    return "\n".join(lines)
+
+
+def rewritten(readme: str, results: Path = RESULTS) -> str:
+    """*readme* with both blocks as the results say."""
+    for name, text in (("figures", figures(results)), ("overshoots", overshoots(results))):
+        old = re.compile(f"<!-- {name}: begin -->.*?<!-- {name}: end -->", re.DOTALL)
+        if not old.search(readme):
+            raise SystemExit(f"README.md has no markers for {name}")
+        new = block(name, text)
+        readme = old.sub(lambda _, new=new: new, readme)  # type: ignore[misc]
+    return readme
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    new = rewritten(text)
+    if "--check" in sys.argv:
+        if text != new:
+            raise SystemExit("README.md is behind; run python -m benchmarks.readme_figures")
+        return
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
