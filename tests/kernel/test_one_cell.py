@@ -235,3 +235,14 @@ def test_async_and_subshell_cells_keep_working(kernel: Kernel) -> None:
     assert (reply.status, kernel.value("async_done")) == ("ok", 1)
     reply = kernel.run(f"{BUDGET}\nsub_done = 1", subshell=kernel.subshell())
     assert (reply.status, kernel.value("sub_done")) == ("ok", 1)
+
+
+def test_a_guarded_cell_never_asks_the_users_objects_for_their_repr(kernel: Kernel) -> None:
+    """signal.getsignal formats its handler with %r; a handler that knew the namespace showed it."""
+    kernel.run(
+        "class Asked:\n    times = 0\n    def __repr__(self):\n        Asked.times += 1\n"
+        "        return 'asked'\nasked = Asked()"
+    )
+    assert kernel.run(f"{BUDGET}\nvalue = 1").status == "ok"
+    assert kernel.run(f"{BUDGET}\n{GROW}").ename == "MemoryBudgetExceeded"
+    assert kernel.value("Asked.times") == 0
