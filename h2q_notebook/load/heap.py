@@ -41,9 +41,10 @@ def prompt_returns() -> Iterator[None]:
             libc.mallopt(_M_MMAP_THRESHOLD, _AFTER_BYTES)
 
 
-def give_back() -> None:
-    """Collect garbage and return free heap pages to the system."""
-    gc.collect()
+def give_back(*, collect: bool = True) -> None:
+    """Return free heap pages to the system, after a garbage collection unless told otherwise."""
+    if collect:
+        gc.collect()
     libc = _libc()
     if libc is not None:
         libc.malloc_trim(0)

@@ -123,7 +123,7 @@ class MemorySafeModelLoader:
             ended = "done"
         finally:
             reporter.end(ended)
-        give_back()
+        give_back(collect=False)
         watch.check()
         return LoadOutcome(
             model=job.model,
