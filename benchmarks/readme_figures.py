@@ -91,10 +91,14 @@ def _gauge_paint(data: dict[str, Any]) -> Rows:
     )
 
 
+def _us(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _refuse_cost(data: dict[str, Any]) -> Rows:
     for name, cost in data["costs"].items():
         if name in ("np.empty(1000)", "transformer step, width 64", "transformer step, width 512"):
-            yield f"{name}, bare → guarded", f"{cost['off_us']:,.4g} → {cost['on_us']:,.4g} µs"
+            yield f"{name}, bare → guarded", f"{_us(cost['off_us'])} → {_us(cost['on_us'])} µs"
 
 
 _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
