@@ -12,9 +12,11 @@ _MAGICS = ("h2q_budget", "h2q_gauge", "h2q_load", "h2q_status")
 def load_ipython_extension(shell: Any) -> None:
     """Register the magics and start the guardian; prints one line. Loading twice does nothing."""
     from h2q_notebook import session as sessions
+    from h2q_notebook.gauges import front_end
     from h2q_notebook.magics.budget import BudgetMagics, options_of, strip_budget_line
     from h2q_notebook.magics.load import LoadMagics
     from h2q_notebook.magics.status import StatusMagics
+    from h2q_notebook.views.gauge import warm
 
     if sessions.current() is not None:
         return
@@ -23,6 +25,8 @@ def load_ipython_extension(shell: Any) -> None:
     shell.register_magics(BudgetMagics(shell, session))
     shell.register_magics(StatusMagics(shell, session))
     shell.register_magics(LoadMagics(shell, session))
+    if front_end(shell) == "widgets":
+        warm()  # the first gauge shall not have to import its library while a cell runs
     kinds = {"process": "guarding by a watcher process", "thread": "guarding by a thread only"}
     how = kinds.get(session.guardian.watcher_kind, "not guarding")
     print(f"h2q is ready ({how}): put %%h2q_budget 2GiB on top of a cell; %h2q_status tells more")

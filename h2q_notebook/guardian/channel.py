@@ -183,7 +183,7 @@ class ThreadWatcher:
         self._thread.start()
 
     def _run(self, watching: Watching, interval_s: float) -> None:
-        while not self._halt.wait(interval_s):
+        while not self._halt.wait(watching.wait_s(interval_s)):
             watching.look()
 
     def disarm(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["ProcEffects", "main"]
 
 _CLAMP_SLACK_BYTES = 64 << 20
+_FULL_EVERY = 10
 _SPARED = ("multiprocessing.resource_tracker", "h2q_notebook/guardian/sidecar.py")
 
 
@@ -57,6 +58,8 @@ class ProcEffects:
         self._shared_then = self._shmem_then = 0
         self._ever_born: set[int] = set()
         self._seen: set[int] = set()
+        self._round = 0
+        self._grown_bytes = 0
         self.now_s = time.monotonic
 
     def own_bytes(self) -> int:
@@ -69,23 +72,32 @@ class ProcEffects:
         self._shared_then = unmapped_shared_bytes(self._pid)
         self._shmem_then = self._reader.read().shmem_bytes
         self._ever_born, self._seen = set(), set()
+        self._round = self._grown_bytes = 0
 
     def extra_bytes(self, own_bytes: int) -> int:
-        """What was born in the cell outside the kernel's own pages."""
-        living = self._living_born()
+        """What was born in the cell outside the kernel's own pages.
+
+        A full look opens a file for each thread and each descriptor of the kernel (0.5-1 ms), so
+        as long as nothing has been born only every tenth is full; the others ask the main thread,
+        which is where processes nearly always come from.
+        """
+        self._round += 1
+        full = bool(self._seen or self._grown_bytes or self._round % _FULL_EVERY == 1)
+        living = self._living_born(full=full)
         # A child is counted from the second look on: until it execs, a vforked one reports its
         # parent's memory as its own, and a short `!cmd` looked like a second copy of the kernel.
         children = [pid for pid in living if pid in self._seen]
         self._seen = set(living)
-        grown = unmapped_shared_bytes(self._pid) - self._shared_then
-        mapped = max(0, self._reader.read().shmem_bytes - self._shmem_then)
-        # shared files that are mapped and touched are in RssShmem already
-        return max(0, grown - mapped) + private_tree_bytes(self._pid, children, own_bytes)
+        if full:
+            grown = unmapped_shared_bytes(self._pid) - self._shared_then
+            mapped = max(0, self._reader.read().shmem_bytes - self._shmem_then)
+            # shared files that are mapped and touched are in RssShmem already
+            self._grown_bytes = max(0, grown - mapped)
+        return self._grown_bytes + private_tree_bytes(self._pid, children, own_bytes)
 
-    def _living_born(self) -> list[int]:
-        found = [
-            pid for pid in descendants(self._pid, without=self._without) if pid not in self._old
-        ]
+    def _living_born(self, *, full: bool = True) -> list[int]:
+        living = descendants(self._pid, without=self._without, main_thread_only=not full)
+        found = [pid for pid in living if pid not in self._old]
         fresh = [pid for pid in found if pid not in self._ever_born]
         spared = {pid for pid in fresh if any(word in command_of(pid) for word in _SPARED)}
         self._ever_born.update(pid for pid in fresh if pid not in spared)
@@ -129,7 +141,8 @@ def _serve(effects: ProcEffects, page: SharedPage) -> None:
     watching: Watching | None = None
     interval_s, buffer = 1.0, b""
     while True:
-        ready, _, _ = select.select([0], [], [], interval_s if watching else None)
+        wait_s = watching.wait_s(interval_s) if watching else None
+        ready, _, _ = select.select([0], [], [], wait_s)
         if ready:
             data = os.read(0, 65536)
             if not data:

@@ -15,7 +15,11 @@ from h2q_notebook.readings.history import History
 __all__ = ["Effects", "Watching"]
 
 _TREE_INTERVAL_S = 0.02
-_TREE_COST_SHARE = 5  # a look at the tree may take at most a fifth of the time
+_TREE_COST_SHARE = 20  # a look at the tree may take at most a twentieth of the time
+_FILL_BYTES_PER_S = 6 << 30
+"""No cell fills memory faster (earlyoom's assumption; 1.5-3.3 GB/s were measured for fresh pages on
+one core), so looks can be rarer while there is much room: a watcher at 5 ms took 6 % of a core."""
+_MAX_WAIT_S = 0.025
 
 
 class Effects(Protocol):
@@ -62,6 +66,15 @@ class Watching:
             page[word] = 0
         self.effects.mark_start()
         self.start_s = self.effects.now_s()
+
+    def wait_s(self, interval_s: float) -> float:
+        """How long the next look can wait: what would at most fill the room that is left.
+
+        Args:
+            interval_s: the shortest wait.
+        """
+        room = self.page[Word.LIMIT] - self.page[Word.OWN] - self.page[Word.EXTRA]
+        return min(_MAX_WAIT_S, max(interval_s, room / _FILL_BYTES_PER_S))
 
     def look(self) -> None:
         """Take one reading and do what it asks for."""

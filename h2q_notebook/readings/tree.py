@@ -14,10 +14,10 @@ __all__ = ["command_of", "descendants", "private_tree_bytes", "unmapped_shared_b
 _SHARED_PREFIXES = ("/memfd:", "/dev/shm/")
 
 
-def _children(pid: int) -> list[int]:
+def _children(pid: int, *, main_thread_only: bool) -> list[int]:
     found: list[int] = []
     try:
-        tasks = os.listdir(f"/proc/{pid}/task")
+        tasks = [str(pid)] if main_thread_only else os.listdir(f"/proc/{pid}/task")
     except OSError:
         return found
     for task in tasks:
@@ -29,16 +29,19 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def descendants(pid: int, *, without: frozenset[int] = frozenset()) -> list[int]:
+def descendants(
+    pid: int, *, without: frozenset[int] = frozenset(), main_thread_only: bool = False
+) -> list[int]:
     """Process ids of all living descendants (67 us for a few; psutil's walk takes 2.1 ms).
 
     Args:
         pid: the root; not part of the answer.
         without: process ids to leave out, with everything below them.
+        main_thread_only: skip what other threads than the main ones started (cheaper).
     """
     todo, seen = [pid], []
     while todo:
-        for child in _children(todo.pop()):
+        for child in _children(todo.pop(), main_thread_only=main_thread_only):
             if child not in without:
                 seen.append(child)
                 todo.append(child)
