@@ -48,7 +48,7 @@ class _Caught:
     local_holders: tuple[NameSize, ...] = ()
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class GuardedCell:
     """The one cell being guarded.
 
@@ -267,7 +267,8 @@ class GuardedCell:
         else:
             _BUILTINS.update(mine)  # it ended well, so they are what the user wants
         if not early and watch.born_children:
-            notes.append(f"{len(watch.born_children)} processes it started still run")
+            n = len(watch.born_children)
+            notes.append(f"{_count(n, 'process', 'processes')} it started still running")
         self._snapshot.release()
         if early:
             release_memory()
@@ -301,11 +302,11 @@ class GuardedCell:
         )
         notes = []
         if killed:
-            notes.append(f"{killed} processes it had started were ended")
+            notes.append(f"{_count(killed, 'process', 'processes')} it had started ended")
         if ended:
-            notes.append(f"{ended} threads it had started were ended")
+            notes.append(f"{_count(ended, 'thread', 'threads')} it had started ended")
         if left:
-            notes.append(f"{left} threads it had started are still busy in native code")
+            notes.append(f"{_count(left, 'thread', 'threads')} it had started still in native code")
         return notes
 
     def _undo(self, result: Any, notes: list[str]) -> tuple[Undone, tuple[str, ...]]:
@@ -359,6 +360,10 @@ class GuardedCell:
             started_at=self._started_at,
             execution_count=getattr(self.shell, "execution_count", None),
         )
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
 
 
 def _refusal_notes(watch: WatchResult, status: Status) -> list[str]:

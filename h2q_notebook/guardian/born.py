@@ -12,18 +12,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from h2q_notebook.errors import CellStopped, MemoryBudgetExceeded
 from h2q_notebook.guardian.stop import interrupt_thread, runs_code_of
 
 __all__ = ["end_born"]
 
-_JOIN_S = 0.3
+_JOIN_S = 1.0  # the memory of a thread comes back only once it has ended
 
 
 def end_born(
     children: Sequence[int], threads: Sequence[threading.Thread], global_names: dict[str, Any]
 ) -> tuple[int, int, int]:
-    """Stop what the cell started: children are killed, threads get the stop raised in them.
+    """Stop what the cell started: children are killed, threads get SystemExit raised in them.
 
     Only a thread that is inside the user's code is touched. Libraries start service threads
     at first use (pyzmq frees its zero-copy sends in one), and ending such a thread left the
@@ -49,19 +48,12 @@ def end_born(
         for thread in threads
         if thread.ident is not None and runs_code_of(thread.ident, global_names)
     ]
-    quiet, threading.excepthook = threading.excepthook, _say_nothing_of_stops
-    try:
-        for thread in mine:
-            interrupt_thread(thread.ident or 0, MemoryBudgetExceeded)
-        deadline_s = time.monotonic() + _JOIN_S
-        for thread in mine:
-            thread.join(max(0.0, deadline_s - time.monotonic()))
-    finally:
-        threading.excepthook = quiet
+    for thread in mine:
+        # threading's excepthook is silent for exactly SystemExit; any other stop, subclasses
+        # too, would print a traceback for each thread.
+        interrupt_thread(thread.ident or 0, SystemExit)
+    deadline_s = time.monotonic() + _JOIN_S
+    for thread in mine:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
     left = sum(thread.is_alive() for thread in mine)
     return killed, len(mine) - left, left
-
-
-def _say_nothing_of_stops(args: threading.ExceptHookArgs) -> None:
-    if not issubclass(args.exc_type, CellStopped):
-        threading.__excepthook__(args)
