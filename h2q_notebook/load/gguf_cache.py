@@ -233,15 +233,16 @@ class Conversion:
             self._on_bytes(ready.numel() * self._item_bytes)
 
     def _tokenizer(self, config: Any, scratch: Path) -> None:
-        from transformers import TOKENIZER_MAPPING, AutoTokenizer
+        from transformers import TOKENIZER_MAPPING, PreTrainedTokenizerFast
 
-        # AutoTokenizer would parse the whole file once more only to find this class.
+        # AutoTokenizer would parse the whole file once more only to find this class; where a model
+        # type has none of its own (Llama) it takes the general one, as here.
         chosen: Any = TOKENIZER_MAPPING.get(type(config), None)
         if isinstance(chosen, (list, tuple)):
             chosen = next((one for one in reversed(chosen) if one is not None), None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tokenizer = (chosen or AutoTokenizer).from_pretrained(
+            tokenizer = (chosen or PreTrainedTokenizerFast).from_pretrained(
                 str(self._path.parent), gguf_file=self._path.name, local_files_only=True
             )
             tokenizer.save_pretrained(scratch)
