@@ -77,9 +77,9 @@ class _Counts:
     stale: int = 0
 
 
-# No generated repr or eq anywhere here: signal.signal() passes the old handler through an enum, whose
-# error formats the bound method, hence this object, hence the user's whole namespace. It cost a
-# second and 83 MiB a cell, and ran the users' own __repr__.
+# No generated repr or eq here: signal.signal() passes the old handler through an enum, whose error
+# formats the bound method, hence this object, hence the user's whole namespace. It cost a second
+# and 83 MiB a cell, and ran the users' own __repr__.
 @dataclass(repr=False, eq=False)
 class StopController:
     """Owns the signal handlers while a cell is guarded.
