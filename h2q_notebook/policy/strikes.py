@@ -34,7 +34,7 @@ class Orders:
     clamp_at_strike: int = 0
     """From this strike on RLIMIT_DATA is clamped; 0 never (only ``--strict`` asks for it: the
     clamp kills the kernel when a Rust library is allocating on the main thread)."""
-    insist_at_strike: int = 12
+    insist_at_strike: int = 5
     """From this strike on SIGINT is sent as well: the cell may have replaced SIGURG's handler."""
 
 
