@@ -1,12 +1,14 @@
 """What a model will take, before a weight is touched.
 
-Weights are exact (meta skeleton); load peak is weights plus one read buffer (measured error 0.1 to
-0.7 %); the key/value cache follows transformers' formula, MLA's compressed one included. Compute is
-a rough upper figure by formula; a fake-tensor run will take its place (``run_peak_bytes``).
+Weights are exact (meta skeleton); load peak is weights plus one read buffer (measured error of
+these 0.1 to 0.7 %), tokenizer and structure; the key/value cache follows transformers' formula,
+MLA's compressed one included. Compute is a rough upper figure by formula; a fake-tensor run will
+take its place (``run_peak_bytes``).
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +17,16 @@ from h2q_notebook.load.ladder import Rung
 from h2q_notebook.load.skeleton import Skeleton, build_skeleton
 from h2q_notebook.units import MIB
 
-__all__ = ["READ_BYTES", "Estimate", "estimate", "rung_of", "stored_dtype"]
+__all__ = ["READ_BYTES", "Estimate", "around_weights_bytes", "estimate", "rung_of", "stored_dtype"]
 
 READ_BYTES = 8 * MIB
 """The largest piece read between two checks, and the size of the cast buffer."""
+
+_TOKENIZER_FACTOR = 10
+_STRUCTURE_BYTES = 16 * MIB
+"""Python objects of the structure and the probe forward, at most. This and the factor (bytes held
+for each byte of tokenizer.json) are measured on SmolLM2-135M: 310 MiB at the peak, of which 257 are
+weights, 8 the buffer and 34 the tokenizer."""
 
 _STORED = {"F64": "fp32", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
@@ -87,11 +95,25 @@ def estimate(
         n_parameters=n_parameters,
         weights_bytes=weights,
         weights_by_class=tuple(classes.items()),
-        load_peak_bytes=weights + READ_BYTES,
+        load_peak_bytes=weights + READ_BYTES + around_weights_bytes(facts, weights),
         kv_bytes_per_token=_kv_bytes_per_token(skeleton.config, item_bytes),
         compute_bytes=_compute_bytes(skeleton.config, item_bytes, context_tokens),
         context_tokens=context_tokens,
     )
+
+
+def around_weights_bytes(facts: ModelFacts, weights_bytes: int) -> int:
+    """What a load takes beside weights and buffer: the tokenizer, the structure, the probe.
+
+    Args:
+        facts: from ``directory.inspect``.
+        weights_bytes: the weights; a tiny model has a tiny structure.
+    """
+    try:
+        tokenizer = os.path.getsize(os.path.join(facts.path, "tokenizer.json"))
+    except OSError:
+        tokenizer = 0
+    return _TOKENIZER_FACTOR * tokenizer + min(_STRUCTURE_BYTES, weights_bytes // 8)
 
 
 def rung_of(figures: Estimate) -> Rung:

@@ -216,12 +216,12 @@ def test_a_budget_passed_while_reading_ends_the_load(tmp_path: Path) -> None:
     use = [0]
 
     def read_used() -> int:  # another thread of the kernel grows beside the load
-        use[0] += 2 * MIB
+        use[0] += 8 * MIB
         return use[0]
 
     loader = MemorySafeModelLoader(read_used=read_used)
     with pytest.raises(MemoryBudgetExceeded, match=r"budget"):
-        loader.load(where, budget_bytes=76 * MIB)
+        loader.load(where, budget_bytes=90 * MIB)
 
 
 class InjectedError(Exception):
