@@ -15,7 +15,7 @@ from h2q_notebook.readings.history import History
 __all__ = ["Effects", "Watching"]
 
 _TREE_INTERVAL_S = 0.02
-_TREE_COST_SHARE = 20  # a look at the tree may take at most a twentieth of the time
+_TREE_COST_SHARE = 5  # a look at the tree may take at most a fifth of the time
 _FILL_BYTES_PER_S = 6 << 30
 """No cell fills memory faster (earlyoom's assumption; 1.5-3.3 GB/s were measured for fresh pages on
 one core), so looks can be rarer while there is much room: a watcher at 5 ms took 6 % of a core."""
@@ -73,7 +73,9 @@ class Watching:
         Args:
             interval_s: the shortest wait.
         """
-        room = self.page[Word.LIMIT] - self.page[Word.OWN] - self.page[Word.EXTRA]
+        if self._extra:  # children fill memory beside each other
+            return interval_s
+        room = self.page[Word.LIMIT] - self.page[Word.OWN]
         return min(_MAX_WAIT_S, max(interval_s, room / _FILL_BYTES_PER_S))
 
     def look(self) -> None:

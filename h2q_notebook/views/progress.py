@@ -7,6 +7,7 @@ Widgets are imported inside; without ipywidgets the text line is used.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from html import escape
@@ -30,6 +31,7 @@ _WORDS = {
     "failed": "not loaded",
 }
 _ENDINGS = ("done", "failed")
+_LINE_INTERVAL_S = 0.5  # front ends without widgets keep every line they are sent
 
 
 def words(progress: Progress) -> str:
@@ -66,6 +68,7 @@ class LoadProgress:
         self._bar: Any = None
         self._text: Any = None
         self._width = 0
+        self._stage, self._next_line_s = "", 0.0
         self._closed = frontend == "off"
         if frontend == "widgets":
             with suppress(Exception):
@@ -79,7 +82,9 @@ class LoadProgress:
             if self._box is not None:
                 self._bar.value = progress.share
                 self._text.value = self._html(words(progress))
-            else:
+            elif progress.stage != self._stage or time.monotonic() >= self._next_line_s:
+                self._stage = progress.stage
+                self._next_line_s = time.monotonic() + _LINE_INTERVAL_S
                 self._show_line(f"h2q: {self._label}: {words(progress)}")
         if progress.stage in _ENDINGS:
             self.close()

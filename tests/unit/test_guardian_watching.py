@@ -189,7 +189,7 @@ def test_the_result_tells_all_that_was_seen(scene: Scene) -> None:
 
 def test_a_cell_that_resists_is_insisted_on(scene: Scene) -> None:
     scene.effects.own = LIMIT + 1
-    scene.pass_time(0.5)
+    scene.pass_time(0.15)
     assert scene.page[Word.INSIST] == 0
     scene.pass_time(0.5)
     assert scene.page[Word.INSIST] == 1
