@@ -246,3 +246,11 @@ def test_a_guarded_cell_never_asks_the_users_objects_for_their_repr(kernel: Kern
     assert kernel.run(f"{BUDGET}\nvalue = 1").status == "ok"
     assert kernel.run(f"{BUDGET}\n{GROW}").ename == "MemoryBudgetExceeded"
     assert kernel.value("Asked.times") == 0
+
+
+def test_tracing_works_after_a_guarded_subshell_cell(fresh_kernel: Kernel) -> None:
+    """Taking back an undelivered exception with NULL left CPython's eval breaker set for ever."""
+    kernel = fresh_kernel
+    assert kernel.run(f"{BUDGET}\nvalue = 1", subshell=kernel.subshell()).status == "ok"
+    traced = "import sys\nsys.settrace(lambda *event: None)\nvalue = 2\nsys.settrace(None)"
+    assert kernel.run(traced, timeout=15).status == "ok"
