@@ -139,8 +139,9 @@ class StopController:
         """
         self.unwound()
         cell, self._cell = self._cell, None
-        if cell is not None and cell.thread_id != threading.main_thread().ident:
-            interrupt_thread(cell.thread_id, None)  # drop one that has not been delivered yet
+        main = threading.main_thread().ident
+        if cell is not None and cell.thread_id != main and self.counts.raised:
+            _drain_own_thread()
         if give_back_sigint and signal.getsignal(signal.SIGINT) == self._on_interrupt:
             signal.signal(signal.SIGINT, self._previous_sigint or signal.default_int_handler)
 
@@ -252,13 +253,27 @@ _TRIP = ctypes.cast(ctypes.pythonapi.PyErr_SetInterruptEx, ctypes.c_void_p)
 _SET_ASYNC = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
-def interrupt_thread(thread_id: int, exception: type[BaseException] | None) -> bool:
-    """Raise *exception* in another thread at its next bytecode; None takes one back.
+def interrupt_thread(thread_id: int, exception: type[BaseException]) -> bool:
+    """Raise *exception* in another thread at its next bytecode.
 
     It cannot wake a thread that is blocked in C.
 
     Returns:
         Whether such a thread exists.
     """
-    target = ctypes.py_object(exception) if exception is not None else None
-    return bool(_SET_ASYNC(ctypes.c_ulong(thread_id), target))
+    return bool(_SET_ASYNC(ctypes.c_ulong(thread_id), ctypes.py_object(exception)))
+
+
+def _drain_own_thread() -> None:
+    """Let an exception that may still be pending for this thread happen here, where it is caught.
+
+    Never take one back with NULL, as the C interface offers: CPython 3.11 then sets its eval
+    breaker and nothing clears it any more; every thread gets slower, and a trace function (a
+    debugger, coverage) makes the interpreter spin for ever.
+    """
+    try:
+        interrupt_thread(threading.get_ident(), CellStopped)  # takes the place of a pending one
+        for _ in range(1000):
+            pass
+    except CellStopped:
+        pass
