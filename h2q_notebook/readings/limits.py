@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 __all__ = ["Headroom", "read_headroom"]
@@ -73,29 +74,46 @@ def _inactive_file_bytes(folder: Path) -> int:
 
 def _cgroups(root: Path) -> list[Headroom]:
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        text = (root / "proc/self/cgroup").read_text()
     except OSError:
         return []
     rooms: list[Headroom] = []
-    for line in lines:
+    for folder, limit_name, used_name in _memory_groups(str(root), text):
+        limit = _number(folder / limit_name)
+        if limit is None or limit >= _UNLIMITED_BYTES:
+            continue
+        used = _number(folder / used_name)
+        if used is not None:
+            free = limit - used + _inactive_file_bytes(folder)
+            rooms.append(Headroom(max(0, free), limit, "cgroup limit"))
+    return rooms
+
+
+@lru_cache(maxsize=8)
+def _memory_groups(root: str, text: str) -> tuple[tuple[Path, str, str], ...]:
+    """The folders that may limit this process, own group first, and the names of their files.
+
+    Kept for as long as /proc/self/cgroup reads the same: looking for the files of every level
+    took 0.7-2.2 ms of each guarded cell.
+    """
+    found: list[tuple[Path, str, str]] = []
+    for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+            base, names = Path(root, "sys/fs/cgroup"), ("memory.max", "memory.current")
         elif "memory" in controllers.split(","):
-            base = root / "sys/fs/cgroup/memory"
+            base = Path(root, "sys/fs/cgroup/memory")
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
         else:
             continue
         folder = base / path.lstrip("/")
         while True:
-            limit, used = _number(folder / names[0]), _number(folder / names[1])
-            if limit is not None and used is not None and limit < _UNLIMITED_BYTES:
-                free = limit - used + _inactive_file_bytes(folder)
-                rooms.append(Headroom(max(0, free), limit, "cgroup limit"))
+            if (folder / names[0]).exists():
+                found.append((folder, *names))
             if folder == base or base not in folder.parents:
                 break
             folder = folder.parent
-    return rooms
+    return tuple(found)
 
 
 def _rlimits(root: Path) -> list[Headroom]:
