@@ -1,4 +1,8 @@
-"""One server of each kind and one browser for the whole session; skipped where there is none."""
+"""One server of each kind and one browser for this folder; skipped where there is none.
+
+Not for the whole session: Playwright keeps an event loop running in the main thread for as long as
+the browser lives, and then no test after these could run one of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import pytest
 from .lab import CHROMIUM, Lab, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
@@ -32,11 +36,11 @@ def _server(app: str, module: str, factory: pytest.TempPathFactory) -> Iterator[
         lab.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     yield from _server("lab", "jupyterlab", tmp_path_factory)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def notebook7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     yield from _server("notebook", "notebook", tmp_path_factory)
