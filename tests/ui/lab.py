@@ -173,10 +173,19 @@ class Lab:
         saved = json.loads((self.root / name).read_text())
         return list(saved["cells"][cell]["outputs"])
 
+    def _listing(self, kind: str) -> list[Any]:
+        """Sessions or kernels; the server answers 404 or 500 while one of them is just going."""
+        for _ in range(10):
+            try:
+                return list(self.api(f"api/{kind}"))
+            except urllib.error.HTTPError:
+                time.sleep(0.2)
+        return list(self.api(f"api/{kind}"))
+
     def end_kernels(self) -> None:
         """Shut every kernel down (and the sessions with them)."""
         for kind in ("sessions", "kernels"):
-            for one in self.api(f"api/{kind}"):
+            for one in self._listing(kind):
                 # A kernel that goes with its session may be gone by now: 404, or 500 in a race.
                 with contextlib.suppress(urllib.error.HTTPError):
                     self.api(f"api/{kind}/{one['id']}", "DELETE")
