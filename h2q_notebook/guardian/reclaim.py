@@ -15,8 +15,13 @@ import traceback
 __all__ = ["clear_exception", "release_memory", "trim_heap"]
 
 
-def clear_exception(error: BaseException | None) -> None:
-    """Cut everything that *error* keeps alive: frames, tracebacks, causes, contexts, groups."""
+def clear_exception(error: BaseException | None, *, keep_trace: bool = False) -> None:
+    """Cut everything that *error* keeps alive: frames, tracebacks, causes, contexts, groups.
+
+    Args:
+        error: the exception; None does nothing.
+        keep_trace: empty the frames only, so that the traceback can still be shown.
+    """
     seen: set[int] = set()
     todo = [error]
     while todo:
@@ -27,7 +32,8 @@ def clear_exception(error: BaseException | None) -> None:
         todo += [one.__context__, one.__cause__, *getattr(one, "exceptions", ())]
         if one.__traceback__ is not None:
             traceback.clear_frames(one.__traceback__)
-        one.__traceback__ = one.__context__ = one.__cause__ = None
+        if not keep_trace:
+            one.__traceback__ = one.__context__ = one.__cause__ = None
 
 
 def trim_heap() -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["give_back", "let_go", "prompt_returns"]
+from h2q_notebook.guardian.reclaim import trim_heap
+
+__all__ = ["give_back", "prompt_returns"]
 
 _M_MMAP_THRESHOLD = -3
 _DURING_BYTES = 256 << 10
@@ -23,7 +24,7 @@ _AFTER_BYTES = 32 << 20  # glibc's own upper bound: every activation as an mmap 
 def _libc() -> Any:
     try:
         libc = ctypes.CDLL("libc.so.6")
-        return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+        return libc if hasattr(libc, "mallopt") else None
     except OSError:
         return None
 
@@ -45,22 +46,4 @@ def give_back(*, collect: bool = True) -> None:
     """Return free heap pages to the system, after a garbage collection unless told otherwise."""
     if collect:
         gc.collect()
-    libc = _libc()
-    if libc is not None:
-        libc.malloc_trim(0)
-
-
-def let_go(error: BaseException) -> None:
-    """Empty the frames that an exception, its causes and its contexts keep alive.
-
-    Without it a half-loaded model lives as long as the traceback, which IPython keeps.
-    """
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        one = queue.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
-        queue += [one.__cause__, one.__context__]
+    trim_heap()

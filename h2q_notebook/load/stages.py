@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from h2q_notebook.errors import CellStopped, H2QError, LoadFailed
-from h2q_notebook.load.heap import give_back, let_go
+from h2q_notebook.guardian.reclaim import clear_exception
+from h2q_notebook.load.heap import give_back
 from h2q_notebook.units import shorten
 
 __all__ = ["Stage", "run_stages"]
@@ -44,7 +45,7 @@ def run_stages(stages: Sequence[Stage], *, label: str, on_stage: Callable[[str],
         for stage in reversed(begun):
             with suppress(Exception):
                 stage.undo()
-        let_go(error)
+        clear_exception(error, keep_trace=True)
         give_back()
         # An interrupt or a stop is not ours to rename, nor an error that is already a sentence.
         if isinstance(error, (H2QError, CellStopped)) or not isinstance(error, Exception):
