@@ -248,6 +248,7 @@ class GuardedCell:
             peak_bytes=watch.peak_bytes,
             end_bytes=end_bytes,
             watcher_lost=watch.watcher_lost,
+            asked_bytes=watch.refusals[-1].asked_bytes if watch.refusals else 0,
         )
         status = judge_status(facts)
         del error

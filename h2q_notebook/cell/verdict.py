@@ -33,6 +33,8 @@ class Facts:
     end_bytes: int
     """Use when the cell had ended, before anything was undone."""
     watcher_lost: bool = False
+    asked_bytes: int = 0
+    """The last request that was refused; 0 if none was."""
 
 
 def judge_status(facts: Facts) -> Status:
@@ -83,6 +85,8 @@ def advice_for(facts: Facts, status: Status) -> tuple[str, ...]:
     if status not in ("overrun", "refused"):
         return ()
     need = max(facts.peak_bytes, facts.budget_bytes) * 3 // 2
+    if status == "refused":
+        need = max(need, facts.peak_bytes + facts.asked_bytes)
     step = 256 * MIB
     advice = [
         f"more room: %%h2q_budget {format_bytes(-(-need // step) * step).replace(' ', '')}",

@@ -91,6 +91,12 @@ def test_a_budget_that_would_have_been_enough_is_proposed() -> None:
     assert first == "more room: %%h2q_budget 768MiB"
 
 
+def test_after_a_refusal_the_proposed_budget_holds_what_was_asked_for() -> None:
+    refused = replace(GOOD, error=MemoryError("no"), refused=1, asked_bytes=1600 * MIB)
+    first, *_ = advice_for(refused, "refused")
+    assert "1.75GiB" in first  # 100 MiB at the peak and 1600 MiB asked for, in steps of 256
+
+
 def test_strict_is_proposed_only_where_one_call_outran_the_watcher() -> None:
     assert not any("--strict" in text for text in advice_for(STOPPED, "overrun"))
     far = replace(STOPPED, peak_bytes=900 * MIB)
