@@ -1,39 +1,86 @@
 """Which form of a model to load: the ladder of rungs, and the first of them that fits.
 
-Pure: no I/O, no clock, no torch. Rungs come in the order in which they are preferred. Rungs that
-need more than a dtype (mapped, int8, int4, offload) belong here too; ``Rung.kind`` is their place.
+Pure: no I/O, no clock, no torch. What each rung takes is ``forms``' knowledge, what there is to
+take from is passed in as ``Room``. Anonymous memory is judged against the budget; file-backed
+weights, which the system may drop and read again, against what it can keep cached.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from h2q_notebook.errors import LoadRefused
-from h2q_notebook.units import MIB, format_bytes
+from h2q_notebook.errors import BadArgument, LoadRefused
+from h2q_notebook.units import MIB, format_bytes, shorten
 
-__all__ = ["LoadPlan", "Rung", "Verdict", "plan"]
+__all__ = [
+    "LADDER",
+    "Kind",
+    "LoadPlan",
+    "Room",
+    "Rung",
+    "StepName",
+    "Verdict",
+    "judge",
+    "parse_ladder",
+    "plan",
+    "refusal",
+]
+
+Kind = Literal["full", "mapped", "int8", "int4", "offload"]
+StepName = Literal["full", "bf16", "mapped", "int8", "int4", "offload"]
+
+LADDER: tuple[StepName, ...] = get_args(StepName)
+"""The default order: exact forms first, then smaller ones, then slow ones."""
+
+_ALIASES = {"nf4": "int4", "disk": "offload", "mmap": "mapped", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One form in which the model could be loaded."""
+    """One form in which the model could be loaded. Bytes."""
 
     name: str
-    kind: Literal["full", "mapped", "int8", "int4", "offload"]
+    """The dtype for plain forms (``fp32``, ``bf16``, ``fp16``), else the kind."""
+    kind: Kind
     dtype: str
-    """``fp32``, ``bf16`` or ``fp16``."""
+    """``fp32``, ``bf16`` or ``fp16``: what is computed in."""
     resident_bytes: int
+    """Anonymous memory held once it is loaded."""
     load_peak_bytes: int
     run_peak_bytes: int
+    """Anonymous memory while a prompt is processed: weights, cache and compute."""
+    mapped_bytes: int = 0
+    """File-backed weights; the system may drop them and read them again."""
+    disk_bytes: int = 0
+    """What a one-time conversion would write to the cache folder."""
+    device_bytes: int = 0
+    """On an accelerator."""
+    speed: str = ""
+    """In words, with where the figure comes from."""
+    quality: str = ""
     note: str = ""
-    """The price of this rung, in words."""
+    why_not: str = ""
+    """Why this rung cannot be used here at all; "" if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is to take from. Bytes."""
+
+    budget_bytes: int
+    """What the load may add in anonymous memory."""
+    cache_bytes: int
+    """What the machine has free, and so can keep of mapped files."""
+    disk_bytes: int
+    """Free in h2q's cache folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A rung, and whether it fits the budget."""
+    """A rung, and whether it fits."""
 
     rung: Rung
     fits: bool
@@ -57,41 +104,86 @@ class LoadPlan:
         return self.verdicts[self.chosen].rung
 
 
-def plan(
-    rungs: Sequence[Rung], budget_bytes: int, *, label: str, context_tokens: int = 2048
-) -> LoadPlan:
-    """Take the first rung whose load peak fits the budget.
+def parse_ladder(text: str) -> tuple[StepName, ...]:
+    """Read ``--ladder``: names of steps in order, separated by commas.
+
+    Accepted: ``full``, ``bf16``, ``mapped`` (also ``mmap``), ``int8``, ``int4`` (also ``nf4``),
+    ``offload`` (also ``disk``); case and blanks do not matter.
+
+    Raises:
+        BadArgument: empty, an unknown name, or one given twice.
+    """
+    steps: list[StepName] = []
+    for part in text.split(","):
+        name = part.strip().lower()
+        name = _ALIASES.get(name, name)
+        if name not in LADDER:
+            near = difflib.get_close_matches(name, LADDER, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the steps are {', '.join(LADDER)}"
+            raise BadArgument(f"--ladder: {shorten(part.strip())!r} is no step; {hint}")
+        if name in steps:
+            raise BadArgument(f"--ladder: {name} is given twice; name each step once")
+        steps.append(name)
+    return tuple(steps)
+
+
+def judge(rung: Rung, room: Room) -> Verdict:
+    """Whether one rung fits, and why."""
+    need = format_bytes(rung.load_peak_bytes)
+    over = rung.load_peak_bytes - room.budget_bytes
+    if rung.why_not:
+        return Verdict(rung, False, rung.why_not)
+    if over > 0:
+        return Verdict(rung, False, f"needs {need}, {format_bytes(over)} too much")
+    if rung.disk_bytes > room.disk_bytes:
+        wanted, free = format_bytes(rung.disk_bytes), format_bytes(room.disk_bytes)
+        return Verdict(rung, False, f"its converted form needs {wanted} of disk, {free} are free")
+    uncached = rung.mapped_bytes + rung.load_peak_bytes - room.cache_bytes
+    if rung.kind == "mapped" and uncached > 0:
+        why = f"{format_bytes(uncached)} of its weights would not stay in memory"
+        return Verdict(rung, False, why)
+    why = f"needs {need} of {format_bytes(room.budget_bytes)}"
+    if rung.mapped_bytes:
+        why += f", {format_bytes(rung.mapped_bytes)} stay file-backed"
+    return Verdict(rung, True, why)
+
+
+def plan(rungs: Sequence[Rung], room: Room, *, label: str, context_tokens: int = 2048) -> LoadPlan:
+    """Take the first rung that fits.
 
     Args:
         rungs: in order of preference, at least one.
-        budget_bytes: what the load may add.
+        room: what there is to take from.
         label: the model's name, for the sentences.
         context_tokens: the context that ``Rung.run_peak_bytes`` was computed for.
 
     Raises:
         LoadRefused: none fits; names the nearest and the budget it needs.
     """
-    verdicts = tuple(_judge(rung, budget_bytes) for rung in rungs)
+    verdicts = tuple(judge(rung, room) for rung in rungs)
     for index, verdict in enumerate(verdicts):
         if verdict.fits:
             reason = f"{verdict.rung.name} fits: {verdict.why}"
             if index:
                 passed = ", ".join(f"{v.rung.name} ({v.why})" for v in verdicts[:index])
                 reason += f"; passed over: {passed}"
-            return LoadPlan(verdicts, index, budget_bytes, context_tokens, reason)
-    nearest = min(rungs, key=lambda rung: rung.load_peak_bytes)
+            return LoadPlan(verdicts, index, room.budget_bytes, context_tokens, reason)
+    raise LoadRefused(refusal(verdicts, room, label))
+
+
+def refusal(verdicts: Sequence[Verdict], room: Room, label: str) -> str:
+    """One sentence for a model of which no form fits: the nearest, and what it needs."""
+    usable = [verdict.rung for verdict in verdicts if not verdict.rung.why_not]
+    over = [rung for rung in usable if rung.load_peak_bytes > room.budget_bytes]
+    budget = format_bytes(room.budget_bytes)
+    if not over:
+        reasons = "; ".join(f"{verdict.rung.name}: {verdict.why}" for verdict in verdicts)
+        return f"{label} cannot be loaded in any form of the ladder: {reasons}"
+    nearest = min(over, key=lambda rung: rung.load_peak_bytes)
     # Rounded up to whole MiB, so that typing the number back is enough.
     enough_mib = -(-nearest.load_peak_bytes // MIB)
-    raise LoadRefused(
-        f"{label} does not fit the budget of {format_bytes(budget_bytes)}: the smallest form, "
-        f"{nearest.name}, needs {format_bytes(nearest.load_peak_bytes)}; "
-        f"give --budget {enough_mib}MiB, free memory, or choose a smaller model"
+    return (
+        f"{label} does not fit the budget of {budget}: the smallest form, {nearest.name}, needs "
+        f"{format_bytes(nearest.load_peak_bytes)}; give --budget {enough_mib}MiB, free memory, or "
+        "choose a smaller model"
     )
-
-
-def _judge(rung: Rung, budget_bytes: int) -> Verdict:
-    spare = budget_bytes - rung.load_peak_bytes
-    need = format_bytes(rung.load_peak_bytes)
-    if spare >= 0:
-        return Verdict(rung, True, f"needs {need} of {format_bytes(budget_bytes)}")
-    return Verdict(rung, False, f"needs {need}, {format_bytes(-spare)} too much")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import os
+import shutil
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
@@ -17,18 +18,20 @@ from typing import Any
 from h2q_notebook.errors import BadArgument
 from h2q_notebook.guardian.admission import BudgetWatch
 from h2q_notebook.load import sources
+from h2q_notebook.load.cache import cache_root
 from h2q_notebook.load.directory import inspect
 from h2q_notebook.load.estimate import Estimate, estimate, rung_of, stored_dtype
 from h2q_notebook.load.facts import ModelFacts
 from h2q_notebook.load.gguf_cache import Conversion
 from h2q_notebook.load.heap import give_back
 from h2q_notebook.load.job import LoadJob
-from h2q_notebook.load.ladder import LoadPlan, Rung, plan
+from h2q_notebook.load.ladder import LoadPlan, Room, Rung, plan
 from h2q_notebook.load.outcome import LoadOutcome, Progress, ProgressCallback
 from h2q_notebook.load.registry import ModelRegistry
 from h2q_notebook.load.skeleton import TORCH_NAMES, import_torch
 from h2q_notebook.load.stages import Stage, run_stages
 from h2q_notebook.load.watch import MeteredWatch, WatchFactory
+from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.readings.process import read_process
 from h2q_notebook.units import format_bytes, shorten
 
@@ -145,7 +148,9 @@ class MemorySafeModelLoader:
 
     def _plan(self, facts: ModelFacts, budget_bytes: int, dtype: str) -> LoadPlan:
         rungs = [rung_of(figures) for figures in self._estimates(facts, dtype)]
-        return plan(rungs, budget_bytes, label=_label(facts), context_tokens=self._context_tokens)
+        return plan(
+            rungs, _room(budget_bytes), label=_label(facts), context_tokens=self._context_tokens
+        )
 
     def _estimates(self, facts: ModelFacts, dtype: str) -> list[Estimate]:
         asked = stored_dtype(facts) if dtype == "auto" else dtype
@@ -158,8 +163,10 @@ class MemorySafeModelLoader:
         rungs = []
         for one in ladder:
             n_bytes = facts.n_values * (4 if one == "fp32" else 2)
-            rungs.append(Rung(one, "full", one, n_bytes, n_bytes, n_bytes, "by count of values"))
-        return plan(rungs, budget_bytes, label=_label(facts), context_tokens=self._context_tokens)
+            rungs.append(Rung(one, "full", one, n_bytes, n_bytes, n_bytes, note="by count"))
+        return plan(
+            rungs, _room(budget_bytes), label=_label(facts), context_tokens=self._context_tokens
+        )
 
     def _convert(self, conversion: Conversion, label: str, reporter: _Reporter) -> list[str]:
         """A GGUF becomes a cached safetensors directory, once per dtype; what to tell about it."""
@@ -226,6 +233,14 @@ class _Reporter:
                 used_bytes=max(self._used_bytes - self._baseline_bytes, 0),
             )
         )
+
+
+def _room(budget_bytes: int) -> Room:
+    """What there is to take from now."""
+    home = cache_root()
+    while not home.exists():
+        home = home.parent
+    return Room(budget_bytes, read_headroom().free_bytes, shutil.disk_usage(home).free)
 
 
 def _label(facts: ModelFacts) -> str:

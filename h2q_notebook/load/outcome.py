@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from h2q_notebook.load.estimate import Estimate
 from h2q_notebook.load.facts import ModelFacts
-from h2q_notebook.load.ladder import LoadPlan
+from h2q_notebook.load.ladder import LoadPlan, Verdict
 
-__all__ = ["LoadOutcome", "Progress", "ProgressCallback"]
+__all__ = ["LadderEstimate", "LoadOutcome", "Progress", "ProgressCallback"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,28 @@ class LoadOutcome:
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     """The names that ``load_into`` bound, the model's first."""
+    mapped_bytes: int = 0
+    """Weights that stay in their file; they are not in ``resident_bytes``."""
+    device_bytes: int = 0
+    processor: Any | None = None
+    task: str = "causal-lm"
+
+
+@dataclass(frozen=True, slots=True)
+class LadderEstimate:
+    """What every form of a model would take, without loading it."""
+
+    label: str
+    facts: ModelFacts
+    figures: tuple[Estimate, ...]
+    """One for each dtype on the ladder; the first is the first rung's."""
+    verdicts: tuple[Verdict, ...]
+    chosen: int | None
+    """Index into ``verdicts`` of the rung a load would take; None: it would be refused."""
+    reason: str
+    budget_bytes: int
+    context_tokens: int
+    batch: int
+    curve: tuple[tuple[int, int], ...] = ()
+    """Context tokens and run peak in bytes, of the chosen rung (else of the smallest)."""
+    notes: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import zipfile
@@ -11,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from h2q_notebook.errors import LoadFailed, LoadRefused, MemoryBudgetExceeded
+from h2q_notebook.errors import BadArgument, LoadFailed, LoadRefused, MemoryBudgetExceeded
 from h2q_notebook.guardian.admission import BudgetWatch
 from h2q_notebook.load import smollm2, sources
 from h2q_notebook.load.facts import ModelFacts, ShardFacts, TensorFacts
-from h2q_notebook.load.ladder import LoadPlan, Rung, plan
+from h2q_notebook.load.ladder import LoadPlan, Room, Rung, parse_ladder, plan
 from h2q_notebook.load.outcome import LoadOutcome, Progress
 from h2q_notebook.load.registry import ModelRegistry
 from h2q_notebook.units import GIB, MIB
@@ -26,17 +27,76 @@ FP32 = Rung("fp32", "full", "fp32", 200 * MIB, 208 * MIB, 300 * MIB)
 BF16 = Rung("bf16", "full", "bf16", 100 * MIB, 108 * MIB, 180 * MIB)
 
 
+def room(budget_bytes: int, cache_bytes: int = 8 * GIB, disk_bytes: int = 8 * GIB) -> Room:
+    return Room(budget_bytes, cache_bytes, disk_bytes)
+
+
 def test_the_first_rung_that_fits_is_taken() -> None:
-    assert plan([FP32, BF16], GIB, label="m").rung is FP32
-    chosen = plan([FP32, BF16], 150 * MIB, label="m")
+    assert plan([FP32, BF16], room(GIB), label="m").rung is FP32
+    chosen = plan([FP32, BF16], room(150 * MIB), label="m")
     assert chosen.rung is BF16
     assert "passed over: fp32 (needs 208 MiB, 58 MiB too much)" in chosen.reason
 
 
 def test_nothing_fits_names_the_nearest_and_its_budget() -> None:
     with pytest.raises(LoadRefused, match=r"m does not fit.*bf16, needs 108 MiB.*--budget 108MiB"):
-        plan([FP32, BF16], 100 * MIB, label="m")
-    assert plan([BF16], 108 * MIB, label="m").rung is BF16  # exactly enough is enough
+        plan([FP32, BF16], room(100 * MIB), label="m")
+    assert plan([BF16], room(108 * MIB), label="m").rung is BF16  # exactly enough is enough
+
+
+MAPPED = Rung("mapped", "mapped", "bf16", MIB, 9 * MIB, 80 * MIB, mapped_bytes=100 * MIB)
+INT8 = Rung("int8", "int8", "bf16", 55 * MIB, 60 * MIB, 135 * MIB)
+OFFLOAD = Rung("offload", "offload", "bf16", MIB, 9 * MIB, 80 * MIB, mapped_bytes=100 * MIB)
+WHOLE = [FP32, BF16, MAPPED, INT8, OFFLOAD]
+
+
+@pytest.mark.parametrize(
+    ("budget_mib", "cache_mib", "disk_mib", "taken"),
+    [
+        (210, 900, 900, "fp32"),
+        (110, 900, 900, "bf16"),
+        (70, 900, 900, "mapped"),
+        (70, 90, 900, "int8"),  # mapped weights would be read from disk at every token
+        (20, 90, 900, "offload"),  # slow, but it runs
+    ],
+)
+def test_the_ladder_goes_down_step_by_step(
+    budget_mib: int, cache_mib: int, disk_mib: int, taken: str
+) -> None:
+    given = room(budget_mib * MIB, cache_mib * MIB, disk_mib * MIB)
+    assert plan(WHOLE, given, label="m").rung.name == taken
+
+
+def test_a_conversion_needs_its_disk() -> None:
+    converted = dataclasses.replace(MAPPED, disk_bytes=100 * MIB)
+    chosen = plan([converted, INT8], room(70 * MIB, disk_bytes=99 * MIB), label="m")
+    assert chosen.rung is INT8
+    assert "needs 100 MiB of disk, 99 MiB are free" in chosen.reason
+
+
+def test_a_rung_that_does_not_work_here_is_passed_over_with_its_reason() -> None:
+    broken = dataclasses.replace(INT8, why_not="int8 gave a wrong result on a tiny layer")
+    with pytest.raises(LoadRefused, match=r"in any form of the ladder: int8: int8 gave a wrong"):
+        plan([broken], room(GIB), label="m")
+    assert plan([broken, OFFLOAD], room(GIB), label="m").rung is OFFLOAD
+
+
+def test_a_ladder_is_read_from_names() -> None:
+    assert parse_ladder("bf16, NF4,disk") == ("bf16", "int4", "offload")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", r"--ladder: '' is no step; the steps are full, bf16, mapped, int8, int4, offload"),
+        ("bf16,int9", r"'int9' is no step; did you mean int8\?"),
+        ("int8,int8", r"int8 is given twice"),
+        ("bf16,,int8", r"'' is no step"),
+    ],
+)
+def test_a_wrong_ladder_is_one_sentence(text: str, says: str) -> None:
+    with pytest.raises(BadArgument, match=says):
+        parse_ladder(text)
 
 
 def test_admission_is_refused_before_and_ended_after_the_limit() -> None:
@@ -109,7 +169,7 @@ def test_the_registry_never_keeps_a_model_alive() -> None:
         pass
 
     registry, model, other = ModelRegistry(), Model(), Model()
-    chosen = plan([BF16], GIB, label="m")
+    chosen = plan([BF16], room(GIB), label="m")
     registry.add("m", model, resident_bytes=1, plan=chosen)
     registry.add("m", other, resident_bytes=2, plan=chosen)
     del model  # the older one of that name must not take the newer with it
@@ -134,7 +194,7 @@ def _outcome(chosen: LoadPlan) -> LoadOutcome:
 
 
 def test_the_report_escapes_and_tells_peak_share_and_notes() -> None:
-    outcome = _outcome(plan([FP32, BF16], 150 * MIB, label="m"))
+    outcome = _outcome(plan([FP32, BF16], room(150 * MIB), label="m"))
     shown = load_report.bundle(outcome, name="model", budget="budget 150 MiB")
     assert "peak 110 MiB (73% of budget 150 MiB), holds 101 MiB, 1.2 s" in shown["text/plain"]
     assert "passed over: fp32" in shown["text/plain"]
@@ -145,7 +205,7 @@ def test_the_report_escapes_and_tells_peak_share_and_notes() -> None:
 
 
 def test_the_plan_shows_every_rung() -> None:
-    chosen = plan([FP32, BF16], 150 * MIB, label="m")
+    chosen = plan([FP32, BF16], room(150 * MIB), label="m")
     text = load_report.plan_text(_facts({"model_type": "llama"}), chosen)
     assert "fp32" in text
     assert "does not fit" in text
