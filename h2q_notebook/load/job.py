@@ -16,10 +16,12 @@ from typing import Any
 from h2q_notebook.errors import ModelRefused
 from h2q_notebook.load.facts import ModelFacts
 from h2q_notebook.load.heap import give_back, prompt_returns
+from h2q_notebook.load.lazy import ReadSource, Source
+from h2q_notebook.load.mapping import map_weights
+from h2q_notebook.load.reading import PieceReader
 from h2q_notebook.load.skeleton import Skeleton, build_skeleton, torch_dtype
 from h2q_notebook.load.stages import Stage
 from h2q_notebook.load.watch import Watch
-from h2q_notebook.load.weights import WeightSource
 from h2q_notebook.units import shorten
 
 __all__ = ["LoadJob"]
@@ -54,7 +56,7 @@ class LoadJob:
         self._watch = watch
         self._on_bytes = on_bytes
         self._skeleton: Skeleton | None = None
-        self._source: WeightSource | None = None
+        self._source: Source | None = None
         self.model: Any = None
         self.tokenizer: Any = None
         self.notes: list[str] = []
@@ -83,7 +85,9 @@ class LoadJob:
                     f"({shorten(str(error), 160)}); fetch it again"
                 ) from None
         self._skeleton = build_skeleton(self._facts, self._dtype)
-        self._source = WeightSource(self._facts, self._skeleton, self._watch, self._on_bytes)
+        fillings = map_weights(self._facts, self._skeleton)
+        reader = PieceReader(self._facts, self._watch, self._on_bytes)
+        self._source = ReadSource(fillings, reader)
 
     def _drop_structure(self) -> None:
         if self._source is not None:

@@ -296,16 +296,38 @@ def test_progress_ends_with_all_bytes_done(models: Callable[..., Path]) -> None:
 
 def test_fused_experts_are_read_in_place(models: Callable[..., Path]) -> None:
     from h2q_notebook.load.directory import inspect
+    from h2q_notebook.load.mapping import map_weights
     from h2q_notebook.load.skeleton import build_skeleton
-    from h2q_notebook.load.weights import WeightSource
 
     facts = inspect(models("deepseek_v3"))
-    source = WeightSource(facts, build_skeleton(facts, "bf16"), HalfWay(1 << 40))
-    try:
-        assert source.fused == 4  # two MoE layers, gate_up and down in each
-        assert not any(".experts.0." in key for key in source)
-    finally:
-        source.close()
+    fillings = map_weights(facts, build_skeleton(facts, "bf16"))
+    assert sum(one.fused for one in fillings) == 4  # two MoE layers, gate_up and down in each
+    assert not any(".experts.0." in one.key for one in fillings)
+
+
+def test_many_readers_read_what_one_reads(tmp_path: Path) -> None:
+    import torch
+
+    from h2q_notebook.load.directory import inspect
+    from h2q_notebook.load.reading import PieceReader
+
+    facts = inspect(tiny.save_dense(tmp_path, 24, "float32"))
+    largest = max(facts.tensors, key=lambda tensor: tensor.n_bytes)
+    assert largest.n_bytes >= 4 * MIB
+    results = []
+    threads = threading.active_count()
+    for count, dtype in ((1, torch.float32), (3, torch.float32), (3, torch.bfloat16)):
+        reader = PieceReader(facts, HalfWay(1 << 40), threads=count)
+        into = reader.allocate(largest.shape, dtype, "x")
+        reader.read(largest, into)
+        results.append(into)
+        some = torch.empty((3, *largest.shape[1:]), dtype=dtype)
+        reader.read_rows(largest, 5, 8, some)
+        assert torch.equal(some, into[5:8])
+        reader.close()
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0].bfloat16(), results[2])
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize(

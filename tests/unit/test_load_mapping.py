@@ -100,15 +100,13 @@ def test_a_mismatched_directory_is_refused_before_a_weight_is_read(
 
 def test_a_file_changed_since_it_was_inspected_is_refused(tmp_path: Path) -> None:
     from h2q_notebook.load.directory import inspect
-    from h2q_notebook.load.skeleton import build_skeleton
-    from h2q_notebook.load.weights import WeightSource
+    from h2q_notebook.load.reading import PieceReader
 
     where = tiny.save_tiny("llama_tied", tmp_path)
     facts = inspect(where)
-    skeleton = build_skeleton(facts, "bf16")
     before = tiny.open_files()
     with (where / "model.safetensors").open("ab") as file:
         file.write(b"x")
     with pytest.raises(ModelRefused, match=r"has changed since it was inspected"):
-        WeightSource(facts, skeleton, NothingAdmitted())
+        PieceReader(facts, NothingAdmitted())
     assert tiny.open_files() == before
