@@ -8,7 +8,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
-KINDS = ("llama_tied", "llama_untied", "qwen2_tied", "qwen2_untied", "deepseek_v2", "deepseek_v3")
+KINDS = (
+    "llama_tied", "llama_untied", "qwen2_tied", "qwen2_untied",
+    "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4",
+)  # fmt: skip
 
 
 def _dense(config_class: type, tied: bool, **more: Any) -> Any:
@@ -29,6 +32,16 @@ def _mla(config_class: type, **more: Any) -> Any:
     )  # fmt: skip
 
 
+def _v4(config_class: type) -> Any:
+    return config_class(
+        vocab_size=256, hidden_size=64, moe_intermediate_size=32, num_hidden_layers=4,
+        num_attention_heads=4, head_dim=16, qk_rope_head_dim=8, q_lora_rank=32, n_routed_experts=8,
+        num_experts_per_tok=2, num_hash_layers=1, compress_ratios=[0, 4, 128, 4], o_groups=2,
+        o_lora_rank=16, index_n_heads=2, index_head_dim=16, index_topk=4, sliding_window=8,
+        max_position_embeddings=256,
+    )  # fmt: skip
+
+
 def config_of(kind: str) -> Any:
     import transformers as tf
 
@@ -41,6 +54,16 @@ def config_of(kind: str) -> Any:
             tf.DeepseekV2Config, q_lora_rank=None, topk_method="greedy", n_group=1, topk_group=1
         ),
         "deepseek_v3": lambda: _mla(tf.DeepseekV3Config, q_lora_rank=32, n_group=4, topk_group=2),
+        "deepseek_v32": lambda: _mla(
+            tf.DeepseekV32Config,
+            q_lora_rank=32,
+            n_group=4,
+            topk_group=2,
+            index_topk=8,
+            index_head_dim=16,
+            index_n_heads=2,
+        ),
+        "deepseek_v4": lambda: _v4(tf.DeepseekV4Config),
     }
     return makers[kind]()
 
