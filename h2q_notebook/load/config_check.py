@@ -15,7 +15,7 @@ from typing import Any
 from h2q_notebook.errors import ModelRefused
 from h2q_notebook.units import shorten
 
-__all__ = ["check_config", "knows_model_type"]
+__all__ = ["check_class_name", "check_config", "knows_model_type"]
 
 _MAX_DEPTH = 24
 _MAX_INT = 10**15
@@ -44,8 +44,36 @@ _LIMITS = {
     "qk_nope_head_dim": 1 << 14,
     "v_head_dim": 1 << 14,
     "max_position_embeddings": 1 << 28,
+    # DeepSeek V3.2 and V4: indexer, hyper-connections (a loop of so many rounds), grouped output
+    "index_topk": 1 << 20,
+    "index_n_heads": 4096,
+    "index_head_dim": 1 << 14,
+    "hc_mult": 256,
+    "hc_sinkhorn_iters": 1_000,
+    "o_groups": 4096,
+    "o_lora_rank": 1 << 16,
+    "num_hash_layers": 1_000,
+    # encoders, decoders, pictures
+    "d_model": 1 << 18,
+    "d_ff": 1 << 21,
+    "d_kv": 1 << 14,
+    "num_heads": 4096,
+    "n_layers": 1_000,
+    "num_decoder_layers": 1_000,
+    "encoder_layers": 1_000,
+    "decoder_layers": 1_000,
+    "encoder_ffn_dim": 1 << 21,
+    "decoder_ffn_dim": 1 << 21,
+    "n_positions": 1 << 28,
+    "type_vocab_size": 1 << 20,
+    "num_labels": 1 << 20,  # transformers makes a dictionary of them
+    "image_size": 1 << 14,
+    "num_channels": 1 << 12,
 }
-_MAY_BE_ZERO = {"num_nextn_predict_layers", "n_shared_experts", "num_experts_per_tok"}
+_MAY_BE_ZERO = {
+    "num_nextn_predict_layers", "n_shared_experts", "num_experts_per_tok", "num_hash_layers",
+    "type_vocab_size", "num_labels", "encoder_layers", "decoder_layers", "num_decoder_layers",
+}  # fmt: skip
 _FORBIDDEN = {
     "kernel_config": "asks for kernels from a hub",
     "use_kernels": "asks for kernels from a hub",
@@ -53,6 +81,16 @@ _FORBIDDEN = {
     "custom_pipelines": "wants its own code to be run",
 }
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+_PROCESSOR = re.compile(r"[A-Za-z_]\w{0,99}(Processor|Extractor)(Fast|Pil|WithLM)?", re.ASCII)
+# A model's class must not get through: transformers looks the name up among all its classes, and a
+# model's ``from_pretrained`` would read weights, pickles too, past every check and every watch.
+_CLASS_FIELDS = {
+    "tokenizer_class": re.compile(r"[A-Za-z_]\w{0,99}(Tokenizer(Fast|Base)?|Backend)", re.ASCII),
+    "processor_class": _PROCESSOR,
+    "image_processor_type": _PROCESSOR,
+    "feature_extractor_type": _PROCESSOR,
+    "video_processor_type": _PROCESSOR,
+}
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -96,6 +134,24 @@ def check_config(config: dict[str, Any], label: str) -> tuple[str, list[str]]:
     return model_type, notes
 
 
+def check_class_name(trail: str, key: str, value: Any) -> None:
+    """Refuse a field that names a class which is not of the kind the field is for.
+
+    Raises:
+        ModelRefused: it is neither a tokenizer nor a processor.
+    """
+    pattern = _CLASS_FIELDS.get(key)
+    if pattern is None or value is None:
+        return
+    # Some files name a tokenizer's two classes, slow and fast.
+    for name in value if isinstance(value, list) else [value]:
+        if name is not None and not (isinstance(name, str) and pattern.fullmatch(name)):
+            what = "tokenizer" if key == "tokenizer_class" else "processor"
+            raise ModelRefused(
+                f"{trail} names {shorten(str(name))!r}, which is no {what}; correct the field"
+            )
+
+
 def knows_model_type(model_type: str) -> bool:
     """Whether the installed transformers has a model of this type; looks at its files only."""
     spec = importlib.util.find_spec("transformers")
@@ -123,6 +179,7 @@ def _walk(node: Any, trail: str, depth: int = 0) -> Iterator[tuple[str, str, Any
 
 
 def _check_field(trail: str, key: str, value: Any) -> None:
+    check_class_name(trail, key, value)
     if key in _FORBIDDEN and value:
         raise ModelRefused(f"{trail} {_FORBIDDEN[key]}, which h2q never does; remove the field")
     if key == "trust_remote_code" and value:

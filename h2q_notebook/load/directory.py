@@ -11,11 +11,12 @@ import os
 from collections import Counter
 
 from h2q_notebook.errors import BadArgument, ModelRefused
-from h2q_notebook.load.config_check import check_config, knows_model_type
+from h2q_notebook.load.config_check import check_config
 from h2q_notebook.load.facts import FLOAT_DTYPES, ModelFacts, ShardFacts, TensorFacts
 from h2q_notebook.load.gguf_header import read_gguf
-from h2q_notebook.load.safe_json import read_object, regular_size
+from h2q_notebook.load.safe_json import inside, read_object, regular_size
 from h2q_notebook.load.safetensors_header import read_header
+from h2q_notebook.load.side_files import PROCESSORS, TOKENIZERS, check_side_files
 from h2q_notebook.units import MIB, shorten
 
 __all__ = ["inspect"]
@@ -23,7 +24,6 @@ __all__ = ["inspect"]
 _INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib")
 _FOREIGN = (".h5", ".msgpack", ".onnx", ".tflite")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _MAX_FILES = 20_000
 _MAX_SHARDS = 4_096
 
@@ -106,15 +106,15 @@ def _inspect_safetensors(where: str, names: list[str]) -> ModelFacts:
         )
     if "config.json" not in names:
         raise ModelRefused(f"{shorten(where, 160)}: config.json is missing; fetch the model again")
-    _inside(where, "config.json")
+    inside(where, "config.json")
     config = read_object(os.path.join(where, "config.json"), "config.json")
     model_type, notes = check_config(config, "config.json")
-    notes += _check_side_files(where, names, model_type)
+    notes += check_side_files(where, names, model_type)
     shards = _shard_names(where, names)
     tensors: list[TensorFacts] = []
     files = []
     for index, name in enumerate(shards):
-        path = _inside(where, name)
+        path = inside(where, name)
         files.append(ShardFacts(path, regular_size(path, name)))
         tensors += read_header(path, name, index)
     _check_tensors(where, names, tensors, shards)
@@ -129,31 +129,10 @@ def _inspect_safetensors(where: str, names: list[str]) -> ModelFacts:
         shards=tuple(files),
         tensors=tuple(tensors),
         stored_dtype=_commonest(tensors),
-        has_tokenizer=any(name in names for name in _TOKENIZERS),
+        has_tokenizer=any(name in names for name in TOKENIZERS),
         notes=tuple(notes),
+        has_processor=any(name in names for name in PROCESSORS),
     )
-
-
-def _check_side_files(where: str, names: list[str], model_type: str) -> list[str]:
-    """The other JSON files transformers will read: sound, and without code of their own."""
-    notes = []
-    for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
-        if name not in names:
-            continue
-        _inside(where, name)
-        data = read_object(os.path.join(where, name), name, max_bytes=64 * MIB)
-        if data.get("trust_remote_code"):
-            raise ModelRefused(f"{name}: trust_remote_code wants code to be run; remove the field")
-        if "auto_map" in data:
-            if not knows_model_type(model_type):
-                raise ModelRefused(f"{name}: auto_map wants code to be run; remove the field")
-            notes.append(f"{name}: auto_map was ignored")
-        if data.get("custom_generate"):
-            raise ModelRefused(f"{name}: custom_generate wants code to be run; remove the field")
-    for name in (*_TOKENIZERS, "chat_template.jinja"):
-        if name in names:
-            regular_size(_inside(where, name), name)
-    return notes
 
 
 def _shard_names(where: str, names: list[str]) -> list[str]:
@@ -165,7 +144,7 @@ def _shard_names(where: str, names: list[str]) -> list[str]:
         if len(found) == 1:
             return found
         raise ModelRefused(f"{_INDEX}: is missing, and there are {len(found)} weight files")
-    _inside(where, _INDEX)
+    inside(where, _INDEX)
     index = read_object(os.path.join(where, _INDEX), _INDEX, max_bytes=64 * MIB)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -207,21 +186,6 @@ def _check_tensors(
                 raise ModelRefused(f"{name}: lacks tensor {shorten(key)!r}, which {_INDEX} lists")
 
 
-def _inside(where: str, name: str) -> str:
-    """The file's path; a link may lead inside the directory or to a hub cache's blobs only."""
-    path = os.path.join(where, name)
-    real, home = os.path.realpath(path), os.path.realpath(where)
-    allowed = [home]
-    # <cache>/models--org--name/snapshots/<revision>/file -> ../../blobs/<hash>
-    if os.path.basename(os.path.dirname(home)) == "snapshots":
-        allowed.append(os.path.join(os.path.dirname(os.path.dirname(home)), "blobs"))
-    if not any(os.path.dirname(real) == folder for folder in allowed):
-        raise ModelRefused(
-            f"{shorten(name)}: is a link to a place outside the directory; put the real file there"
-        )
-    return path
-
-
 def _commonest(tensors: list[TensorFacts]) -> str:
     weight: Counter[str] = Counter()
     for tensor in tensors:
@@ -232,7 +196,7 @@ def _commonest(tensors: list[TensorFacts]) -> str:
 
 def _inspect_gguf(path: str) -> ModelFacts:
     where, name = os.path.split(path)
-    _inside(where, name)
+    inside(where, name)
     header = read_gguf(path, name)
     weight: Counter[str] = Counter()
     for tensor in header.tensors:

@@ -73,6 +73,8 @@ class ModelFacts:
     """The float dtype most of the bytes are stored in (for a GGUF: the commonest ggml type)."""
     has_tokenizer: bool
     notes: tuple[str, ...] = ()
+    has_processor: bool = False
+    """A processor, an image processor or a feature extractor."""
 
     @property
     def stored_bytes(self) -> int:

@@ -1,4 +1,7 @@
-"""Reading JSON that nobody vouches for: bounded, no key twice, one sentence on failure."""
+"""Reading files that nobody vouches for: inside their directory, regular, bounded, sound JSON.
+
+One sentence on failure; a key given twice is a failure.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,30 @@ from typing import Any
 from h2q_notebook.errors import ModelRefused
 from h2q_notebook.units import MIB, format_bytes, shorten
 
-__all__ = ["parse_object", "read_object", "regular_size"]
+__all__ = ["inside", "parse_object", "read_object", "regular_size"]
+
+
+def inside(where: str, name: str) -> str:
+    """The file's path; a link may lead inside the directory or to a hub cache's blobs only.
+
+    Args:
+        where: the directory.
+        name: of the file; with a folder before it only if that was checked itself.
+
+    Raises:
+        ModelRefused: it leads elsewhere.
+    """
+    path = os.path.join(where, name)
+    real, home = os.path.realpath(path), os.path.realpath(where)
+    allowed = [os.path.join(home, os.path.dirname(name)).rstrip(os.sep)]
+    # <cache>/models--org--name/snapshots/<revision>/file -> ../../blobs/<hash>
+    if os.path.basename(os.path.dirname(home)) == "snapshots":
+        allowed.append(os.path.join(os.path.dirname(os.path.dirname(home)), "blobs"))
+    if not any(os.path.dirname(real) == folder for folder in allowed):
+        raise ModelRefused(
+            f"{shorten(name)}: is a link to a place outside the directory; put the real file there"
+        )
+    return path
 
 
 def regular_size(path: str, label: str) -> int:
