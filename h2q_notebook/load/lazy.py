@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from h2q_notebook.load.mapping import SAFETENSORS_DTYPES, TORCH_DTYPES, Filling
 from h2q_notebook.load.reading import PieceReader
 
-__all__ = ["LazyTensor", "ReadSource", "Source"]
+__all__ = ["LazyTensor", "ReadSource", "ReadTensor", "Source"]
 
 
 class LazyTensor:
@@ -61,7 +61,9 @@ class Source(Protocol):
         """Let go of everything; safe to call twice."""
 
 
-class _ReadTensor(LazyTensor):
+class ReadTensor(LazyTensor):
+    """One entry that is read whole, fused ones part by part into their places."""
+
     def __init__(self, filling: Filling, reader: PieceReader) -> None:
         import torch
 
@@ -70,6 +72,7 @@ class _ReadTensor(LazyTensor):
         self._reader = reader
 
     def materialise(self) -> Any:
+        """Read it now, under the watch."""
         filling, reader = self._filling, self._reader
         whole = reader.allocate(filling.shape, self.dtype, f"tensor {filling.key}")
         for part in filling.parts:
@@ -90,7 +93,7 @@ class ReadSource(Mapping[str, LazyTensor]):
 
     def __init__(self, fillings: Iterable[Filling], reader: PieceReader) -> None:
         self._reader = reader
-        self._lazy: dict[str, LazyTensor] = {one.key: _ReadTensor(one, reader) for one in fillings}
+        self._lazy: dict[str, LazyTensor] = {one.key: ReadTensor(one, reader) for one in fillings}
 
     def __getitem__(self, key: str) -> LazyTensor:
         return self._lazy[key]

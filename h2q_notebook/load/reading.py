@@ -137,7 +137,7 @@ class PieceReader:
             if cast:
                 place.copy_(piece)
             if place.dtype.is_floating_point:
-                self._check_finite(place, tensor)
+                self.check_finite(place, tensor)
             self._on_bytes(n_bytes)
 
     def _fill(self, view: memoryview, tensor: TensorFacts, at: int) -> None:
@@ -173,7 +173,12 @@ class PieceReader:
                 )
             done += count
 
-    def _check_finite(self, values: Any, tensor: TensorFacts) -> None:
+    def check_finite(self, values: Any, tensor: TensorFacts) -> None:
+        """Refuse values that are NaN or infinite.
+
+        Raises:
+            ModelRefused: one is.
+        """
         import torch
 
         # The sum is the cheapest pass that NaN and infinity survive; only a suspicion costs more.
