@@ -240,7 +240,8 @@ class Session:
         Raises:
             H2QError: nothing was loaded and no name has changed.
         """
-        from h2q_notebook.load.loader import MemorySafeModelLoader, check_name, load_into
+        from h2q_notebook.load.binding import check_name, load_into
+        from h2q_notebook.load.loader import MemorySafeModelLoader
         from h2q_notebook.views import load_report
         from h2q_notebook.views.progress import LoadProgress
 

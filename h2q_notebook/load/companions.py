@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from h2q_notebook.errors import H2QError
@@ -111,12 +112,20 @@ def _settings(facts: ModelFacts) -> dict[str, Any]:
 
 
 def _has_processor_class(config: Any) -> bool:
-    from transformers import PROCESSOR_MAPPING
-
-    return type(config) in PROCESSOR_MAPPING
+    return _known(config, "processing_auto", "PROCESSOR_MAPPING_NAMES")
 
 
 def _takes_pictures_or_sound(config: Any) -> bool:
-    from transformers import FEATURE_EXTRACTOR_MAPPING, IMAGE_PROCESSOR_MAPPING
+    return _known(config, "feature_extraction_auto", "FEATURE_EXTRACTOR_MAPPING_NAMES") or _known(
+        config, "image_processing_auto", "IMAGE_PROCESSOR_MAPPING_NAMES"
+    )
 
-    return type(config) in IMAGE_PROCESSOR_MAPPING or type(config) in FEATURE_EXTRACTOR_MAPPING
+
+def _known(config: Any, module: str, names: str) -> bool:
+    # The names, not the mapping: where pillow or torchvision is absent, transformers puts
+    # placeholders in the mapping's place, and in the module's own once that was tried.
+    try:
+        table = getattr(import_module(f"transformers.models.auto.{module}"), names)
+    except (ImportError, AttributeError):
+        return False
+    return config.model_type in table

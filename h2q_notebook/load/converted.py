@@ -48,7 +48,7 @@ class Converted:
         # Wide items first: every tensor then starts at a multiple of its item, without holes.
         self._fillings = sorted(fillings, key=lambda one: -DTYPE_BYTES[one.dtype])
         self._scratch: Path | None = None
-        self.disk_bytes = sum(_n_bytes(one) for one in fillings)
+        self.disk_bytes = sum(one.n_bytes for one in fillings)
         stem = Path(facts.path).name[:60]
         self.folder = cache_root() / "mapped" / f"{stem}-{dtype}-{self._key()}"
 
@@ -131,7 +131,7 @@ class Converted:
         entries: dict[str, Any] = {"__metadata__": {"format": "pt", "h2q": "mapped"}}
         at = 0
         for one in self._fillings:
-            end = at + _n_bytes(one)
+            end = at + one.n_bytes
             entries[one.key] = {
                 "dtype": one.dtype,
                 "shape": list(one.shape),
@@ -168,10 +168,3 @@ def _torch(dtype: str) -> Any:
     import torch
 
     return getattr(torch, TORCH_DTYPES[dtype])
-
-
-def _n_bytes(filling: Filling) -> int:
-    count = 1
-    for size in filling.shape:
-        count *= size
-    return count * DTYPE_BYTES[filling.dtype]

@@ -63,7 +63,8 @@ class ModelFacts:
 
     path: str
     """The directory (for a GGUF: the one that holds the file)."""
-    kind: Literal["safetensors", "gguf"]
+    kind: Literal["safetensors", "gguf", "config"]
+    """``config``: no weights, only a config to estimate from."""
     model_type: str
     config_json: str
     """config.json as it was checked, without ``auto_map``; ``{}`` for a GGUF."""

@@ -17,6 +17,7 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,26 @@ _PLAIN = ("TensorProcessor", "LlamaTensorProcessor")
 _KNOWN = (*_PLAIN, "Gemma2TensorProcessor", "NemotronTensorProcessor")
 
 
+@dataclass(frozen=True, slots=True)
+class _Tell:
+    """Whom a conversion asks and tells at every piece."""
+
+    watch: Watch
+    on_bytes: Callable[[int], None]
+
+
 class Conversion:
     """The conversion of one GGUF to one dtype.
 
     Args:
         facts: the inspected GGUF.
         dtype: ``fp32``, ``bf16`` or ``fp16``.
-        watch: asked before memory is taken and at every piece.
-        on_bytes: told the bytes of each piece written.
     """
 
-    def __init__(
-        self, facts: ModelFacts, dtype: str, watch: Watch, on_bytes: Callable[[int], None]
-    ) -> None:
+    def __init__(self, facts: ModelFacts, dtype: str) -> None:
         self._path = Path(facts.shards[0].path)
         self._facts = facts
         self._dtype = dtype
-        self._watch = watch
-        self._on_bytes = on_bytes
         self._scratch: Path | None = None
         self._item_bytes = 4 if dtype == "fp32" else 2
         self.disk_bytes = facts.n_values * self._item_bytes
@@ -68,8 +71,25 @@ class Conversion:
         """Whether it was done before."""
         return (self.target / "config.json").is_file()
 
-    def run(self) -> None:
+    def preview(self) -> ModelFacts:
+        """What the converted directory will be, as a config without weights.
+
+        Raises:
+            ModelRefused: the architecture is not one transformers loads from a GGUF.
+            MissingExtra: a library is not installed.
+        """
+        import_torch()
+        header = read_gguf(str(self._path), self._path.name)
+        with tempfile.TemporaryDirectory(prefix="h2q-") as scratch:
+            config, config_json = self._config(header, Path(scratch))
+        return replace(_as_model(self._facts, config, config_json), kind="config")
+
+    def run(self, watch: Watch, on_bytes: Callable[[int], None]) -> None:
         """Convert; the target appears whole or not at all.
+
+        Args:
+            watch: asked before memory is taken and at every piece.
+            on_bytes: told the bytes of each piece written.
 
         Raises:
             ModelRefused: the architecture or a tensor is not one transformers loads from a GGUF.
@@ -92,7 +112,8 @@ class Conversion:
         scratch = self._scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=home))
         header = read_gguf(str(self._path), self._path.name)
         config, config_json = self._config(header, scratch)
-        self._write(header, config, config_json, scratch / "model.safetensors")
+        tell = _Tell(watch, on_bytes)
+        self._write(header, config, config_json, scratch / "model.safetensors", tell)
         if self._facts.has_tokenizer:
             self._tokenizer(config, scratch)
         config.save_pretrained(scratch)
@@ -159,7 +180,9 @@ class Conversion:
         check_config(data, f"{name} metadata")
         return config, json.dumps(data)
 
-    def _write(self, header: GgufHeader, config: Any, config_json: str, path: Path) -> None:
+    def _write(
+        self, header: GgufHeader, config: Any, config_json: str, path: Path, tell: _Tell
+    ) -> None:
         facts = _as_model(self._facts, config, config_json)
         skeleton = build_skeleton(facts, self._dtype)
         config.architectures = [skeleton.model_class.__name__]
@@ -180,7 +203,7 @@ class Conversion:
         with self._path.open("rb") as source, path.open("wb") as sink:
             sink.write(self._header([(target, shape) for _, target, shape in jobs]))
             for tensor, _, _ in jobs:
-                self._convert(tensor, source.fileno(), sink, processor)
+                self._convert(tensor, source.fileno(), sink, processor, tell)
             sink.flush()
             os.fsync(sink.fileno())
 
@@ -199,7 +222,9 @@ class Conversion:
         text += b" " * (-len(text) % 8)
         return struct.pack("<Q", len(text)) + text
 
-    def _convert(self, tensor: TensorFacts, fd: int, sink: Any, processor: Any) -> None:
+    def _convert(
+        self, tensor: TensorFacts, fd: int, sink: Any, processor: Any, tell: _Tell
+    ) -> None:
         """Dequantise one tensor into the open file, in pieces where its rows stand alone."""
         import gguf
         import numpy as np
@@ -215,9 +240,9 @@ class Conversion:
             step = rows
         for first in range(0, rows, step):
             count = min(step, rows - first)
-            self._watch.check()
+            tell.watch.check()
             # Blocks, values, and about as much again for the dequantiser's temporaries.
-            self._watch.reserve(count * (row_bytes + row_values * 12), f"tensor {tensor.name}")
+            tell.watch.reserve(count * (row_bytes + row_values * 12), f"tensor {tensor.name}")
             blob = os.pread(fd, count * row_bytes, tensor.start + first * row_bytes)
             if len(blob) != count * row_bytes:
                 raise ModelRefused(f"{self._path.name}: ended while it was read; fetch it again")
@@ -230,7 +255,7 @@ class Conversion:
             plain = torch.from_numpy(np.array(done, order="C", copy=True))
             ready = plain.to(torch_dtype(self._dtype)).contiguous()
             sink.write(ready.view(-1).view(torch.uint8).numpy().data)
-            self._on_bytes(ready.numel() * self._item_bytes)
+            tell.on_bytes(ready.numel() * self._item_bytes)
 
     def _tokenizer(self, config: Any, scratch: Path) -> None:
         from transformers import TOKENIZER_MAPPING, PreTrainedTokenizerFast

@@ -76,6 +76,8 @@ class Room:
     """What the machine has free, and so can keep of mapped files."""
     disk_bytes: int
     """Free in h2q's cache folder."""
+    for_run: bool = False
+    """Whether a rung must have room to process a prompt as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,11 @@ def parse_ladder(text: str) -> tuple[StepName, ...]:
 
 def judge(rung: Rung, room: Room) -> Verdict:
     """Whether one rung fits, and why."""
-    need = format_bytes(rung.load_peak_bytes)
-    over = rung.load_peak_bytes - room.budget_bytes
+    need_bytes = _need_bytes(rung, room)
+    need = format_bytes(need_bytes)
+    if need_bytes > rung.load_peak_bytes:
+        need += " to run"
+    over = need_bytes - room.budget_bytes
     if rung.why_not:
         return Verdict(rung, False, rung.why_not)
     if over > 0:
@@ -146,6 +151,10 @@ def judge(rung: Rung, room: Room) -> Verdict:
     if rung.mapped_bytes:
         why += f", {format_bytes(rung.mapped_bytes)} stay file-backed"
     return Verdict(rung, True, why)
+
+
+def _need_bytes(rung: Rung, room: Room) -> int:
+    return max(rung.load_peak_bytes, rung.run_peak_bytes if room.for_run else 0)
 
 
 def plan(rungs: Sequence[Rung], room: Room, *, label: str, context_tokens: int = 2048) -> LoadPlan:
@@ -174,16 +183,17 @@ def plan(rungs: Sequence[Rung], room: Room, *, label: str, context_tokens: int =
 def refusal(verdicts: Sequence[Verdict], room: Room, label: str) -> str:
     """One sentence for a model of which no form fits: the nearest, and what it needs."""
     usable = [verdict.rung for verdict in verdicts if not verdict.rung.why_not]
-    over = [rung for rung in usable if rung.load_peak_bytes > room.budget_bytes]
+    over = [rung for rung in usable if _need_bytes(rung, room) > room.budget_bytes]
     budget = format_bytes(room.budget_bytes)
     if not over:
         reasons = "; ".join(f"{verdict.rung.name}: {verdict.why}" for verdict in verdicts)
         return f"{label} cannot be loaded in any form of the ladder: {reasons}"
-    nearest = min(over, key=lambda rung: rung.load_peak_bytes)
+    nearest = min(over, key=lambda rung: _need_bytes(rung, room))
+    need_bytes = _need_bytes(nearest, room)
     # Rounded up to whole MiB, so that typing the number back is enough.
-    enough_mib = -(-nearest.load_peak_bytes // MIB)
+    enough_mib = -(-need_bytes // MIB)
     return (
         f"{label} does not fit the budget of {budget}: the smallest form, {nearest.name}, needs "
-        f"{format_bytes(nearest.load_peak_bytes)}; give --budget {enough_mib}MiB, free memory, or "
+        f"{format_bytes(need_bytes)}; give --budget {enough_mib}MiB, free memory, or "
         "choose a smaller model"
     )

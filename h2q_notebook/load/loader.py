@@ -1,54 +1,41 @@
 """``MemorySafeModelLoader``: one model load under a budget, whole or not at all.
 
-Covers the order of things; each thing has a module of its own. Needs no IPython: the names go into
-whatever mapping is passed to ``load_into``.
+Covers the order of things; each thing has a module of its own.
 """
 
 from __future__ import annotations
 
-import builtins
-import keyword
 import os
-import shutil
 import time
-from collections.abc import Callable, MutableMapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from h2q_notebook.errors import BadArgument
+from h2q_notebook.errors import LoadRefused
 from h2q_notebook.guardian.admission import BudgetWatch
-from h2q_notebook.load import sources
-from h2q_notebook.load.cache import cache_root
-from h2q_notebook.load.directory import inspect
-from h2q_notebook.load.estimate import Estimate, estimate, rung_of, stored_dtype
-from h2q_notebook.load.facts import ModelFacts
 from h2q_notebook.load.gguf_cache import Conversion
 from h2q_notebook.load.heap import give_back
 from h2q_notebook.load.job import LoadJob
-from h2q_notebook.load.ladder import LoadPlan, Room, Rung, plan
-from h2q_notebook.load.outcome import LoadOutcome, Progress, ProgressCallback
-from h2q_notebook.load.registry import ModelRegistry
-from h2q_notebook.load.skeleton import TORCH_NAMES, import_torch
+from h2q_notebook.load.ladder import LADDER, LoadPlan, StepName, judge
+from h2q_notebook.load.outcome import LadderEstimate, LoadOutcome, ProgressCallback
+from h2q_notebook.load.planning import CONTEXT_TOKENS, DTYPES, Order, Planner, take_order
+from h2q_notebook.load.reporting import Reporter
+from h2q_notebook.load.skeleton import import_torch
 from h2q_notebook.load.stages import Stage, run_stages
 from h2q_notebook.load.watch import MeteredWatch, WatchFactory
-from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.readings.process import read_process
-from h2q_notebook.units import format_bytes, shorten
+from h2q_notebook.units import format_bytes
 
-__all__ = ["DTYPES", "MemorySafeModelLoader", "check_name", "load_into", "tokenizer_name"]
-
-DTYPES = ("auto", *TORCH_NAMES)
+__all__ = ["DTYPES", "MemorySafeModelLoader"]
 
 
 class MemorySafeModelLoader:
-    """Loads causal language models under a budget.
+    """Loads transformers models under a budget.
 
     Args:
         watch_factory: makes the watch of each load from an absolute limit and a reading of use.
         progress: told how far a load has come; an exception it raises ends the load.
         read_used: reads the use of this process, in bytes.
         clock: seconds, monotonic.
-        context_tokens: the prompt length that the run estimate is for.
     """
 
     def __init__(
@@ -58,26 +45,64 @@ class MemorySafeModelLoader:
         progress: ProgressCallback | None = None,
         read_used: Callable[[], int] = lambda: read_process().used_bytes,
         clock: Callable[[], float] = time.monotonic,
-        context_tokens: int = 2048,
     ) -> None:
         self._watch_factory = watch_factory
         self._progress = progress
         self._read_used = read_used
         self._clock = clock
-        self._context_tokens = context_tokens
 
-    def plan(
-        self, source: str | os.PathLike[str], *, budget_bytes: int, dtype: str = "auto"
-    ) -> tuple[ModelFacts, LoadPlan]:
-        """What ``load`` would do, without loading (a GGUF is judged by its count of values).
+    def estimate(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        budget_bytes: int,
+        dtype: str = "auto",
+        device: str = "cpu",
+        ladder: Sequence[StepName] = LADDER,
+        context_tokens: int = CONTEXT_TOKENS,
+        batch: int = 1,
+        task: str | None = None,
+    ) -> LadderEstimate:
+        """What every form of a model would take, and which of them a load would choose.
+
+        Args:
+            source: as for ``load``; also a directory or file with a config alone.
+            budget_bytes: what a load might add.
+            dtype: as for ``load``.
+            device: as for ``load``.
+            ladder: as for ``load``.
+            context_tokens: the length of the prompt that the run figures are for.
+            batch: how many such prompts at once.
+            task: as for ``load``.
 
         Raises:
-            BadArgument, ModelRefused, LoadRefused: as ``load``.
+            BadArgument: a mistake in the arguments, or no such directory.
+            ModelRefused: the directory is malformed, hostile or unsupported.
         """
-        facts = self._inspect(source, budget_bytes, dtype)
-        if facts.kind == "gguf":
-            return facts, self._plan_gguf(facts, budget_bytes, dtype)
-        return facts, self._plan(facts, budget_bytes, dtype)
+        order = take_order(
+            source, budget_bytes=budget_bytes, dtype=dtype, device=device, ladder=ladder,
+            context_tokens=context_tokens, batch=batch, task=task,
+        )  # fmt: skip
+        planner = Planner(order)
+        room = planner.room(budget_bytes)
+        try:
+            chosen = planner.plan(budget_bytes)
+            index, reason = chosen.chosen, chosen.reason
+        except LoadRefused as refused:
+            index, reason = None, str(refused)
+        dtypes = dict.fromkeys(rung.dtype for rung in planner.rungs)
+        return LadderEstimate(
+            label=order.label,
+            facts=planner.facts,
+            figures=tuple(planner.forms.figures(one) for one in dtypes),
+            verdicts=tuple(judge(rung, room) for rung in planner.rungs),
+            chosen=index,
+            reason=reason,
+            budget_bytes=budget_bytes,
+            context_tokens=context_tokens,
+            batch=batch,
+            notes=order.facts.notes,
+        )
 
     def load(
         self,
@@ -86,15 +111,30 @@ class MemorySafeModelLoader:
         budget_bytes: int,
         dtype: str = "auto",
         device: str = "cpu",
+        ladder: Sequence[StepName] = LADDER,
+        context_tokens: int | None = None,
+        batch: int = 1,
+        task: str | None = None,
+        make_room: Callable[[], None] | None = None,
+        replaceable_bytes: int = 0,
     ) -> LoadOutcome:
         """Load a model, or leave no trace of having tried.
 
         Args:
-            source: a directory, a ``.gguf`` file, a hub name or ``h2q://smollm2``.
+            source: a directory, a ``.gguf`` file, a hub name or an ``h2q://`` name.
             budget_bytes: what the load may add to what this process uses now.
             dtype: ``auto`` (as stored), ``bf16``, ``fp16`` or ``fp32``; where it does not fit,
-                bf16 is taken instead and the plan says so.
+                the next form on the ladder is taken instead and the plan says so.
             device: a torch device.
+            ladder: which forms may be tried, in which order (see ``ladder.parse_ladder``).
+            context_tokens: a form must also have room to process a prompt of this length; None
+                looks at the load alone.
+            batch: how many such prompts at once.
+            task: ``causal-lm``, ``seq2seq``, ``embeddings`` ... (``classes.TASKS``); None for
+                what the config names.
+            make_room: frees a model that is being replaced; called at most once, and only where
+                a better form of the new one fits then. The limit stays where it is.
+            replaceable_bytes: how much that would free.
 
         Raises:
             BadArgument: a mistake in the arguments, or no such directory.
@@ -103,206 +143,118 @@ class MemorySafeModelLoader:
             LoadFailed: something broke half-way; it was undone.
             MemoryBudgetExceeded: the budget was passed; the load was undone.
         """
-        facts = self._inspect(source, budget_bytes, dtype)
+        order = take_order(
+            source, budget_bytes=budget_bytes, dtype=dtype, device=device, ladder=ladder,
+            context_tokens=context_tokens, batch=batch, task=task,
+        )  # fmt: skip
         import_torch()  # before the baseline: 200 MiB of libraries are not the model's
         import transformers.modeling_utils  # noqa: F401
 
-        began_s, baseline_bytes = self._clock(), self._read_used()
+        baseline_bytes = self._read_used()
+        reporter = Reporter(self._progress, self._clock, baseline_bytes)
         inner = self._watch_factory(baseline_bytes + budget_bytes, self._read_used)
-        reporter = _Reporter(self._progress, self._clock, baseline_bytes)
         watch = MeteredWatch(inner, self._read_used, reporter.note_use)
-        notes = list(facts.notes)
+        one = _Load(order, budget_bytes, watch, reporter, self._read_used, self._clock)
+        return one.run(make_room, replaceable_bytes)
+
+
+class _Load:
+    """One load from its order to its outcome."""
+
+    def __init__(
+        self,
+        order: Order,
+        budget_bytes: int,
+        watch: MeteredWatch,
+        reporter: Reporter,
+        read_used: Callable[[], int],
+        clock: Callable[[], float],
+    ) -> None:
+        self._order = order
+        self._budget_bytes = budget_bytes
+        self._watch = watch
+        self._reporter = reporter
+        self._read_used = read_used
+        self._clock = clock
+        self._began_s = clock()
+        self._baseline_bytes = watch.highest_bytes
+        self._notes = list(order.facts.notes)
+
+    def run(self, make_room: Callable[[], None] | None, replaceable_bytes: int) -> LoadOutcome:
+        """All of it; the reporter hears how it ended."""
         ended = "failed"
         try:
-            if facts.kind == "gguf":
-                rung = self._plan_gguf(facts, budget_bytes, dtype).rung
-                conversion = Conversion(facts, rung.dtype, watch, reporter.add)
-                notes += self._convert(conversion, _label(facts), reporter)
-                facts = inspect(conversion.target)
-            chosen = self._plan(facts, budget_bytes, dtype)
-            reporter.expect(facts.stored_bytes)
-            job = LoadJob(facts, chosen.rung.dtype, device, watch, reporter.add)
-            run_stages(job.stages(), label=_label(facts), on_stage=reporter.begin)
+            planner = self._planner()
+            chosen = (
+                planner.plan(self._budget_bytes)
+                if make_room is None
+                else self._plan_replacement(planner, make_room, replaceable_bytes)
+            )
+            job = self._load(planner, chosen)
             ended = "done"
         finally:
-            reporter.end(ended)
+            self._reporter.begin(ended)
         give_back(collect=False)
-        watch.check()
+        self._watch.check()
         return LoadOutcome(
             model=job.model,
             tokenizer=job.tokenizer,
-            facts=facts,
+            facts=planner.facts,
             plan=chosen,
-            peak_bytes=max(watch.highest_bytes - baseline_bytes, 0),
-            resident_bytes=max(self._read_used() - baseline_bytes, 0),
-            duration_s=self._clock() - began_s,
-            notes=(*notes, *job.notes),
+            peak_bytes=max(self._watch.highest_bytes - self._baseline_bytes, 0),
+            resident_bytes=max(self._read_used() - self._baseline_bytes, 0),
+            duration_s=self._clock() - self._began_s,
+            notes=(*self._notes, *job.notes),
+            mapped_bytes=chosen.rung.mapped_bytes,
+            device_bytes=chosen.rung.device_bytes,
+            processor=job.processor,
+            task=job.task,
         )
 
-    def _inspect(self, source: str | os.PathLike[str], budget_bytes: int, dtype: str) -> ModelFacts:
-        if dtype not in DTYPES:
-            raise BadArgument(f"--dtype: {shorten(dtype)!r} is not one of {', '.join(DTYPES)}")
-        if budget_bytes < 1:
-            raise BadArgument("--budget: must be more than 0 bytes; write for example 2GiB")
-        return inspect(sources.resolve(source))
-
-    def _plan(self, facts: ModelFacts, budget_bytes: int, dtype: str) -> LoadPlan:
-        rungs = [rung_of(figures) for figures in self._estimates(facts, dtype)]
-        return plan(
-            rungs, _room(budget_bytes), label=_label(facts), context_tokens=self._context_tokens
-        )
-
-    def _estimates(self, facts: ModelFacts, dtype: str) -> list[Estimate]:
-        asked = stored_dtype(facts) if dtype == "auto" else dtype
-        ladder = [asked] if asked != "fp32" else ["fp32", "bf16"]
-        return [estimate(facts, one, context_tokens=self._context_tokens) for one in ladder]
-
-    def _plan_gguf(self, facts: ModelFacts, budget_bytes: int, dtype: str) -> LoadPlan:
-        asked = stored_dtype(facts) if dtype == "auto" else dtype
-        ladder = [asked] if asked != "fp32" else ["fp32", "bf16"]
-        rungs = []
-        for one in ladder:
-            n_bytes = facts.n_values * (4 if one == "fp32" else 2)
-            rungs.append(Rung(one, "full", one, n_bytes, n_bytes, n_bytes, note="by count"))
-        return plan(
-            rungs, _room(budget_bytes), label=_label(facts), context_tokens=self._context_tokens
-        )
-
-    def _convert(self, conversion: Conversion, label: str, reporter: _Reporter) -> list[str]:
-        """A GGUF becomes a cached safetensors directory, once per dtype; what to tell about it."""
-        if conversion.ready:
-            return []
-        reporter.expect(conversion.disk_bytes)
-        stage = Stage("convert", conversion.run, conversion.undo)
-        run_stages([stage], label=label, on_stage=reporter.begin)
-        return [
-            f"the GGUF was converted once to {conversion.target} "
-            f"({format_bytes(conversion.disk_bytes)} on disk); later loads start from there"
-        ]
-
-
-class _Reporter:
-    """Turns bytes and stages into ``Progress``, at most 20 times a second."""
-
-    _EVERY_S = 0.05
-
-    def __init__(
-        self, callback: ProgressCallback | None, clock: Callable[[], float], baseline_bytes: int
-    ) -> None:
-        self._callback = callback
-        self._clock = clock
-        self._baseline_bytes = baseline_bytes
-        self._used_bytes = baseline_bytes
-        self._stage = "inspect"
-        self._done = self._total = 0
-        self._began_s = self._told_s = clock()
-
-    def expect(self, total_bytes: int) -> None:
-        self._done, self._total, self._began_s = 0, total_bytes, self._clock()
-
-    def begin(self, stage: str) -> None:
-        self._stage = stage
-        self._tell()
-
-    def add(self, n_bytes: int) -> None:
-        self._done += n_bytes
-        if self._clock() - self._told_s >= self._EVERY_S:
-            self._tell()
-
-    def note_use(self, used_bytes: int) -> None:
-        self._used_bytes = used_bytes
-
-    def end(self, stage: str) -> None:
-        self._stage = stage
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._callback is None:
-            return
-        self._told_s = self._clock()
-        passed_s = max(self._told_s - self._began_s, 1e-6)
-        rate = self._done / passed_s
-        left = max(self._total - self._done, 0)
-        self._callback(
-            Progress(
-                stage=self._stage,
-                done_bytes=self._done,
-                total_bytes=self._total,
-                rate_bytes_per_s=rate,
-                eta_s=left / rate if rate > 0 else None,
-                used_bytes=max(self._used_bytes - self._baseline_bytes, 0),
+    def _planner(self) -> Planner:
+        """The rungs; a GGUF that fits in one of them is converted first, once per dtype."""
+        planner = Planner(self._order)
+        planner.check_loadable()
+        if not planner.converts:
+            return planner
+        rung = planner.plan(self._budget_bytes).rung
+        conversion = Conversion(self._order.facts, rung.dtype)
+        if not conversion.ready:
+            self._reporter.expect(conversion.disk_bytes)
+            do = partial(conversion.run, self._watch, self._reporter.add)
+            self._run_stages([Stage("convert", do, conversion.undo)])
+            self._notes.append(
+                f"the GGUF was converted once to {conversion.target} "
+                f"({format_bytes(conversion.disk_bytes)} on disk); later loads start from there"
             )
+        return planner.converted(conversion.target)
+
+    def _plan_replacement(
+        self, planner: Planner, make_room: Callable[[], None], replaceable_bytes: int
+    ) -> LoadPlan:
+        chosen, goes_first = planner.plan_replacement(self._budget_bytes, replaceable_bytes)
+        if not goes_first:
+            self._notes.append("the old model stayed until the new one was ready")
+            return chosen
+        make_room()
+        limit_bytes = self._baseline_bytes + self._budget_bytes
+        chosen = planner.plan(limit_bytes - self._read_used())
+        self._notes.append(f"the old model was freed first: {chosen.rung.name} needed its room")
+        return chosen
+
+    def _load(self, planner: Planner, chosen: LoadPlan) -> LoadJob:
+        job = LoadJob(
+            planner.structures,
+            chosen.rung,
+            self._order.asked.device,
+            self._watch,
+            self._reporter.add,
+            keep_bytes=max(chosen.budget_bytes - chosen.rung.load_peak_bytes, 0),
         )
+        for stages in (job.conversion(), job.stages()):
+            self._reporter.expect(planner.facts.stored_bytes)
+            self._run_stages(stages)
+        return job
 
-
-def _room(budget_bytes: int) -> Room:
-    """What there is to take from now."""
-    home = cache_root()
-    while not home.exists():
-        home = home.parent
-    return Room(budget_bytes, read_headroom().free_bytes, shutil.disk_usage(home).free)
-
-
-def _label(facts: ModelFacts) -> str:
-    return os.path.basename(facts.shards[0].path if facts.kind == "gguf" else facts.path)
-
-
-def check_name(name: str) -> str:
-    """A name the model may be bound to.
-
-    Raises:
-        BadArgument: not an identifier, a keyword, a builtin, or with a leading underscore.
-    """
-    shown = shorten(name)
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise BadArgument(f"--as: {shown!r} is not a name Python can bind; write for example model")
-    if name.startswith("_"):
-        raise BadArgument(f"--as: {shown!r} begins with an underscore, as IPython's own names do")
-    if hasattr(builtins, name):
-        raise BadArgument(f"--as: {shown!r} would hide Python's own {shown}; choose another name")
-    return name
-
-
-def tokenizer_name(name: str) -> str:
-    """The name its tokenizer gets: ``tokenizer`` for ``model``, else ``<name>_tokenizer``."""
-    return "tokenizer" if name == "model" else f"{name}_tokenizer"
-
-
-def load_into(
-    namespace: MutableMapping[str, Any],
-    source: str | os.PathLike[str],
-    *,
-    budget_bytes: int,
-    name: str = "model",
-    dtype: str = "auto",
-    device: str = "cpu",
-    loader: MemorySafeModelLoader | None = None,
-    registry: ModelRegistry | None = None,
-) -> LoadOutcome:
-    """Load a model and bind it, and its tokenizer, only once all has succeeded.
-
-    Args:
-        namespace: gets *name* and, where the model has one, ``tokenizer_name(name)``.
-        source: as for ``MemorySafeModelLoader.load``.
-        budget_bytes: what the load may add.
-        name: the ``--as`` name.
-        dtype: as for ``load``.
-        device: as for ``load``.
-        loader: a loader of your own; None for a plain one.
-        registry: remembers the model weakly.
-
-    Raises:
-        BaseException: as ``load``; the namespace is untouched then.
-    """
-    check_name(name)
-    outcome = (loader or MemorySafeModelLoader()).load(
-        source, budget_bytes=budget_bytes, dtype=dtype, device=device
-    )
-    names = {name: outcome.model}
-    if outcome.tokenizer is not None:
-        names[tokenizer_name(name)] = outcome.tokenizer
-    namespace.update(names)
-    outcome = replace(outcome, names=tuple(names))
-    if registry is not None:
-        registry.add(name, outcome.model, resident_bytes=outcome.resident_bytes, plan=outcome.plan)
-    return outcome
+    def _run_stages(self, stages: Sequence[Stage]) -> None:
+        run_stages(stages, label=self._order.label, on_stage=self._reporter.begin)

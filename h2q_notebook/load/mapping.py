@@ -9,13 +9,14 @@ misshapen tensors are refused here. Reads nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from h2q_notebook.errors import ModelRefused
-from h2q_notebook.load.facts import FLOAT_DTYPES, ModelFacts, TensorFacts
+from h2q_notebook.load.facts import DTYPE_BYTES, FLOAT_DTYPES, ModelFacts, TensorFacts
 from h2q_notebook.load.skeleton import Skeleton
 from h2q_notebook.units import shorten
 
@@ -55,6 +56,13 @@ class Filling:
     dtype: str
     """The safetensors dtype it is to have in memory."""
     parts: tuple[Part, ...]
+    converts: bool = False
+    """Whether transformers itself turns it, with others, into the parameter while it loads."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in memory."""
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
     @property
     def fused(self) -> bool:
@@ -64,7 +72,8 @@ class Filling:
     @property
     def as_stored(self) -> bool:
         """Whether the file holds exactly these bytes in one piece."""
-        return not self.fused and self.parts[0].tensor.dtype == self.dtype
+        same_dtype = self.parts[0].tensor.dtype == self.dtype
+        return same_dtype and not self.fused and not self.converts
 
 
 def map_weights(facts: ModelFacts, skeleton: Skeleton) -> tuple[Filling, ...]:
@@ -116,7 +125,7 @@ class _Mapper:
                 self._check_shape(tensor, self._state[target])
             elif pattern is None:
                 extra.append(tensor)
-            found.append(self._raw(tensor, target))
+            found.append(self._raw(tensor, target, converts=pattern is not None))
         for target, members in groups.items():
             found += self._group(target, members, by_pattern[members[0][0]])
         # A converter with several targets fills some that no stored name stands for.
@@ -142,9 +151,9 @@ class _Mapper:
             return tensor.dtype
         return self._wanted
 
-    def _raw(self, tensor: TensorFacts, target: str) -> Filling:
+    def _raw(self, tensor: TensorFacts, target: str, *, converts: bool) -> Filling:
         dtype = self._final_dtype(tensor, target)
-        return Filling(tensor.name, target, tensor.shape, dtype, (Part(tensor),))
+        return Filling(tensor.name, target, tensor.shape, dtype, (Part(tensor),), converts)
 
     def _group(
         self, target: str, members: list[tuple[str, TensorFacts]], converter: Any
@@ -155,7 +164,7 @@ class _Mapper:
         parts = _fused_parts(members, converter, shape)
         # The name must survive the renamings it goes through once more inside transformers.
         if parts is None or self._target(target)[0] != target:
-            return [self._raw(tensor, target) for _, tensor in members]
+            return [self._raw(tensor, target, converts=True) for _, tensor in members]
         return [Filling(target, target, shape, self._final_dtype(parts[0].tensor, target), parts)]
 
     def _check_experts(

@@ -17,7 +17,8 @@ from h2q_notebook.errors import (
     MemoryBudgetExceeded,
     ModelRefused,
 )
-from h2q_notebook.load.loader import MemorySafeModelLoader, check_name, load_into
+from h2q_notebook.load.binding import check_name, load_into
+from h2q_notebook.load.loader import MemorySafeModelLoader
 from h2q_notebook.load.outcome import Progress
 from h2q_notebook.load.registry import ModelRegistry
 from h2q_notebook.readings.process import read_process
@@ -133,7 +134,7 @@ def test_fp32_falls_back_to_bf16_where_only_that_fits(tmp_path: Path) -> None:
 def test_a_model_that_cannot_fit_is_refused_with_the_budget_it_needs(tmp_path: Path) -> None:
     where = tiny.save_dense(tmp_path, 32)
     with pytest.raises(LoadRefused, match=r"needs \d+ MiB; give --budget \d+MiB") as caught:
-        MemorySafeModelLoader().load(where, budget_bytes=16 * MIB)
+        MemorySafeModelLoader().load(where, budget_bytes=4 * MIB)
     enough = int(str(caught.value).split("--budget ")[1].split("MiB")[0])
     MemorySafeModelLoader().load(where, budget_bytes=enough * MIB)
 
