@@ -94,12 +94,16 @@ _CLASS_FIELDS = {
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-def check_config(config: dict[str, Any], label: str) -> tuple[str, list[str]]:
+def check_config(
+    config: dict[str, Any], label: str, *, weights: bool = True
+) -> tuple[str, list[str]]:
     """Check a config and take ``auto_map`` out of it, in place.
 
     Args:
         config: the parsed file.
         label: how error sentences name it (``config.json``).
+        weights: whether the model is to be loaded; else what only its weights would forbid is
+            taken out and noted.
 
     Returns:
         The model type, and notes for the user.
@@ -115,12 +119,15 @@ def check_config(config: dict[str, Any], label: str) -> tuple[str, list[str]]:
             f"{label}: model_type is {shorten(str(model_type))!r}, and must be a plain name "
             "such as 'llama'; add the right one"
         )
+    notes = []
+    if config.get("quantization_config") and not weights:
+        del config["quantization_config"]
+        notes.append(f"{label}: quantization_config was ignored; figures are for plain weights")
     if config.get("quantization_config"):
         raise ModelRefused(
             f"{label}: quantization_config says the weights are already quantised, which this "
             "version does not load; fetch the bf16 or fp16 version of the model"
         )
-    notes = []
     if "auto_map" in config:
         # Public DeepSeek checkpoints name code that transformers has long had itself.
         if not knows_model_type(model_type):

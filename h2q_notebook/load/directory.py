@@ -24,15 +24,18 @@ __all__ = ["inspect"]
 _INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib")
 _FOREIGN = (".h5", ".msgpack", ".onnx", ".tflite")
+_CONFIG_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _MAX_FILES = 20_000
 _MAX_SHARDS = 4_096
 
 
-def inspect(path: str | os.PathLike[str]) -> ModelFacts:
+def inspect(path: str | os.PathLike[str], *, weights: bool = True) -> ModelFacts:
     """Look at a model directory (or one ``.gguf`` file) without loading anything.
 
     Args:
         path: the directory or file.
+        weights: whether there must be weights; else a config.json alone will do, in its directory
+            or named itself (any ``.json`` file).
 
     Returns:
         What it holds.
@@ -44,6 +47,8 @@ def inspect(path: str | os.PathLike[str]) -> ModelFacts:
     where = os.path.abspath(os.fspath(path))
     if os.path.isdir(where):
         names = _list(where)
+    elif not weights and where.endswith(".json") and os.path.lexists(where):
+        return _inspect_config(where)
     elif where.endswith(".gguf") and os.path.lexists(where):
         return _inspect_gguf(where)
     else:
@@ -56,7 +61,29 @@ def inspect(path: str | os.PathLike[str]) -> ModelFacts:
     if ggufs:
         shown = ", ".join(shorten(name, 60) for name in ggufs[:6])
         raise BadArgument(f"{where}: holds several GGUF files; name one of them: {shown}")
+    if not weights and "config.json" in names:
+        return _inspect_config(os.path.join(where, "config.json"))
     raise ModelRefused(_nothing(where, names))
+
+
+def _inspect_config(path: str) -> ModelFacts:
+    """A model of which only the config is here."""
+    where, name = os.path.split(path)
+    inside(where, name)
+    config = read_object(path, name)
+    model_type, notes = check_config(config, name, weights=False)
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    return ModelFacts(
+        path=where if name == "config.json" else path,
+        kind="config",
+        model_type=model_type,
+        config_json=json.dumps(config),
+        shards=(),
+        tensors=(),
+        stored_dtype=_CONFIG_DTYPES.get(stored.removeprefix("torch."), "BF16"),
+        has_tokenizer=False,
+        notes=tuple(notes),
+    )
 
 
 def _list(where: str) -> list[str]:

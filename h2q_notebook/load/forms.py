@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from h2q_notebook.load.cache import cache_root
-from h2q_notebook.load.estimate import READ_BYTES, Estimate, around_weights_bytes, estimate
+from h2q_notebook.load.estimate import READ_BYTES, Estimate, around_weights_bytes, curve, estimate
+from h2q_notebook.load.kv_cache import size_of
 from h2q_notebook.load.ladder import Kind, Rung, StepName
 from h2q_notebook.load.mapped import can_map
 from h2q_notebook.load.mapping import Filling
@@ -46,6 +48,7 @@ class Forms:
         structures: of the inspected directory, or of a config alone.
         asked: dtype, device, context and batch.
         disk_bytes: what a conversion to a dtype that comes before any load (of a GGUF) writes.
+        count: count a pass over the prompt; else run figures are rough.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class Forms:
         asked: Asked,
         *,
         disk_bytes: Callable[[str], int] = lambda _: 0,
+        count: bool = False,
     ) -> None:
         self._structures = structures
         self._facts = structures.facts
         self._asked = asked
         self._disk_bytes = disk_bytes
+        self._count = count
         self._figures: dict[str, Estimate] = {}
         self._on_cpu = asked.device.partition(":")[0] == "cpu"
 
@@ -69,6 +74,8 @@ class Forms:
                 self._facts,
                 dtype,
                 context_tokens=self._asked.context_tokens,
+                batch=self._asked.batch,
+                count=self._count,
                 skeleton=self._structures.skeleton(dtype),
             )
         return self._figures[dtype]
@@ -90,6 +97,14 @@ class Forms:
         return tuple(
             replace(one, disk_bytes=one.disk_bytes + self._disk_bytes(one.dtype)) for one in found
         )
+
+    def curve(self, rung: Rung) -> tuple[tuple[int, int], ...]:
+        """Run peaks of *rung* over contexts around the one asked for: tokens and bytes."""
+        skeleton = self._structures.skeleton(rung.dtype)
+        asked, longest = self._asked.context_tokens, _positions(skeleton.config)
+        contexts = {max(asked // 4, 1), max(asked // 2, 1), asked, asked * 3 // 2, asked * 2}
+        kept = sorted(one for one in contexts if one <= max(longest, asked))
+        return curve(skeleton, rung.resident_bytes, kept, self._asked.batch)
 
     def _full(self, dtype: str) -> Rung:
         figures = self.figures(dtype)
@@ -203,6 +218,11 @@ class Forms:
             if one.converts:
                 by_target[one.target] = by_target.get(one.target, 0) + one.n_bytes
         return max(by_target.values(), default=0)
+
+
+def _positions(config: Any) -> int:
+    """The longest context the model was made for; a large number where it does not say."""
+    return size_of(config, "max_position_embeddings", "n_positions", default=1 << 30)
 
 
 def needs_conversion(fillings: Sequence[Filling]) -> bool:

@@ -71,6 +71,8 @@ class LoadJob:
         self._source: Source | None = None
         self._file_backed = rung.kind in ("mapped", "offload")
         self._swaps: dict[str, str] = {}
+        self.converted = False
+        """Whether a mappable form was written first."""
         self.task = ""
         self.model: Any = None
         self.tokenizer: Any = None
@@ -93,6 +95,7 @@ class LoadJob:
 
         def run() -> None:
             converted.run(self._watch, self._on_bytes)
+            self.converted = True
             self.notes.append(
                 f"a form that can be mapped was written once to {converted.folder} "
                 f"({format_bytes(n_bytes)}); later loads start from there"

@@ -14,8 +14,9 @@ from h2q_notebook.errors import LoadRefused
 from h2q_notebook.guardian.admission import BudgetWatch
 from h2q_notebook.load.gguf_cache import Conversion
 from h2q_notebook.load.heap import give_back
+from h2q_notebook.load.history import History
 from h2q_notebook.load.job import LoadJob
-from h2q_notebook.load.ladder import LADDER, LoadPlan, StepName, judge
+from h2q_notebook.load.ladder import LADDER, LoadPlan, Rung, StepName, judge
 from h2q_notebook.load.outcome import LadderEstimate, LoadOutcome, ProgressCallback
 from h2q_notebook.load.planning import CONTEXT_TOKENS, DTYPES, Order, Planner, take_order
 from h2q_notebook.load.reporting import Reporter
@@ -36,6 +37,7 @@ class MemorySafeModelLoader:
         progress: told how far a load has come; an exception it raises ends the load.
         read_used: reads the use of this process, in bytes.
         clock: seconds, monotonic.
+        history: remembers what loads took; None for the one in h2q's cache.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class MemorySafeModelLoader:
         progress: ProgressCallback | None = None,
         read_used: Callable[[], int] = lambda: read_process().used_bytes,
         clock: Callable[[], float] = time.monotonic,
+        history: History | None = None,
     ) -> None:
+        self._history = history or History()
         self._watch_factory = watch_factory
         self._progress = progress
         self._read_used = read_used
@@ -81,9 +85,9 @@ class MemorySafeModelLoader:
         """
         order = take_order(
             source, budget_bytes=budget_bytes, dtype=dtype, device=device, ladder=ladder,
-            context_tokens=context_tokens, batch=batch, task=task,
+            context_tokens=context_tokens, batch=batch, task=task, weights=False,
         )  # fmt: skip
-        planner = Planner(order)
+        planner = Planner(order, self._history)
         room = planner.room(budget_bytes)
         try:
             chosen = planner.plan(budget_bytes)
@@ -91,6 +95,7 @@ class MemorySafeModelLoader:
         except LoadRefused as refused:
             index, reason = None, str(refused)
         dtypes = dict.fromkeys(rung.dtype for rung in planner.rungs)
+        shown = planner.rungs[index] if index is not None else _smallest(planner.rungs)
         return LadderEstimate(
             label=order.label,
             facts=planner.facts,
@@ -101,6 +106,7 @@ class MemorySafeModelLoader:
             budget_bytes=budget_bytes,
             context_tokens=context_tokens,
             batch=batch,
+            curve=planner.forms.curve(shown),
             notes=order.facts.notes,
         )
 
@@ -150,12 +156,21 @@ class MemorySafeModelLoader:
         import_torch()  # before the baseline: 200 MiB of libraries are not the model's
         import transformers.modeling_utils  # noqa: F401
 
+        # Free pages that the heap still holds would hide what the load takes.
+        give_back(collect=False)
         baseline_bytes = self._read_used()
         reporter = Reporter(self._progress, self._clock, baseline_bytes)
         inner = self._watch_factory(baseline_bytes + budget_bytes, self._read_used)
         watch = MeteredWatch(inner, self._read_used, reporter.note_use)
-        one = _Load(order, budget_bytes, watch, reporter, self._read_used, self._clock)
+        one = _Load(
+            order, budget_bytes, watch, reporter, self._read_used, self._clock, self._history
+        )
         return one.run(make_room, replaceable_bytes)
+
+
+def _smallest(rungs: Sequence[Rung]) -> Rung:
+    usable = [rung for rung in rungs if not rung.why_not] or list(rungs)
+    return min(usable, key=lambda rung: rung.run_peak_bytes)
 
 
 class _Load:
@@ -169,7 +184,9 @@ class _Load:
         reporter: Reporter,
         read_used: Callable[[], int],
         clock: Callable[[], float],
+        history: History,
     ) -> None:
+        self._history = history
         self._order = order
         self._budget_bytes = budget_bytes
         self._watch = watch
@@ -179,6 +196,7 @@ class _Load:
         self._began_s = clock()
         self._baseline_bytes = watch.highest_bytes
         self._notes = list(order.facts.notes)
+        self._converted = False
 
     def run(self, make_room: Callable[[], None] | None, replaceable_bytes: int) -> LoadOutcome:
         """All of it; the reporter hears how it ended."""
@@ -196,12 +214,15 @@ class _Load:
             self._reporter.begin(ended)
         give_back(collect=False)
         self._watch.check()
+        peak_bytes = max(self._watch.highest_bytes - self._baseline_bytes, 0)
+        if not (job.converted or self._converted):
+            planner.remember(chosen.rung, peak_bytes)
         return LoadOutcome(
             model=job.model,
             tokenizer=job.tokenizer,
             facts=planner.facts,
             plan=chosen,
-            peak_bytes=max(self._watch.highest_bytes - self._baseline_bytes, 0),
+            peak_bytes=peak_bytes,
             resident_bytes=max(self._read_used() - self._baseline_bytes, 0),
             duration_s=self._clock() - self._began_s,
             notes=(*self._notes, *job.notes),
@@ -213,13 +234,13 @@ class _Load:
 
     def _planner(self) -> Planner:
         """The rungs; a GGUF that fits in one of them is converted first, once per dtype."""
-        planner = Planner(self._order)
-        planner.check_loadable()
+        planner = Planner(self._order, self._history)
         if not planner.converts:
             return planner
         rung = planner.plan(self._budget_bytes).rung
         conversion = Conversion(self._order.facts, rung.dtype)
         if not conversion.ready:
+            self._converted = True
             self._reporter.expect(conversion.disk_bytes)
             do = partial(conversion.run, self._watch, self._reporter.add)
             self._run_stages([Stage("convert", do, conversion.undo)])
@@ -237,6 +258,7 @@ class _Load:
             self._notes.append("the old model stayed until the new one was ready")
             return chosen
         make_room()
+        give_back()
         limit_bytes = self._baseline_bytes + self._budget_bytes
         chosen = planner.plan(limit_bytes - self._read_used())
         self._notes.append(f"the old model was freed first: {chosen.rung.name} needed its room")

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from h2q_notebook.errors import BadArgument, LoadRefused, ModelRefused
+from h2q_notebook.errors import BadArgument, LoadRefused
 from h2q_notebook.load import sources
 from h2q_notebook.load.cache import cache_root
 from h2q_notebook.load.directory import inspect
@@ -18,7 +18,8 @@ from h2q_notebook.load.estimate import stored_dtype
 from h2q_notebook.load.facts import ModelFacts
 from h2q_notebook.load.forms import Asked, Forms
 from h2q_notebook.load.gguf_cache import Conversion
-from h2q_notebook.load.ladder import LoadPlan, Room, StepName, plan
+from h2q_notebook.load.history import History, Record, factor_of
+from h2q_notebook.load.ladder import LoadPlan, Room, Rung, StepName, plan
 from h2q_notebook.load.skeleton import TORCH_NAMES
 from h2q_notebook.load.structures import Structures
 from h2q_notebook.readings.limits import read_headroom
@@ -27,6 +28,7 @@ from h2q_notebook.units import shorten
 __all__ = ["CONTEXT_TOKENS", "DTYPES", "Order", "Planner", "take_order"]
 
 DTYPES = ("auto", *TORCH_NAMES)
+_TELLING_BYTES = 256 << 20
 CONTEXT_TOKENS = 4096
 """What run figures are for where nobody says."""
 
@@ -59,8 +61,13 @@ def take_order(
     context_tokens: int | None,
     batch: int,
     task: str | None,
+    weights: bool = True,
 ) -> Order:
     """Check what was asked for and look at the directory.
+
+    Args:
+        weights: False where a config alone will do; the others are those of
+            ``MemorySafeModelLoader.load``.
 
     Raises:
         BadArgument: names the option that cannot be used.
@@ -76,7 +83,7 @@ def take_order(
         raise BadArgument("--batch: must be at least 1; write for example --batch 1")
     if not ladder:
         raise BadArgument("--ladder: names no step; write for example full,bf16,int8")
-    facts = inspect(sources.resolve(source))
+    facts = inspect(sources.resolve(source), weights=weights)
     asked = Asked(
         stored_dtype(facts) if dtype == "auto" else dtype,
         device,
@@ -91,13 +98,15 @@ class Planner:
 
     Args:
         order: from ``take_order``.
+        history: what loads on this machine took, by which load peaks are corrected.
 
     Raises:
         ModelRefused: transformers has no such model, or cannot read this GGUF.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, history: History) -> None:
         self.order = order
+        self._history = history
         self.facts = order.facts
         self.converts = False
         """Whether the model has to be converted (a GGUF) before it can be loaded."""
@@ -110,8 +119,11 @@ class Planner:
             self.structures,
             order.asked,
             disk_bytes=self._gguf_bytes if self.converts else lambda _: 0,
+            count=order.for_run,
         )
-        self.rungs = self.forms.rungs(order.steps)
+        self._plain = self.forms.rungs(order.steps)
+        records = history.records()
+        self.rungs = tuple(corrected(one, records, self.facts.model_type) for one in self._plain)
 
     def room(self, budget_bytes: int) -> Room:
         """What there is to take from now."""
@@ -161,18 +173,17 @@ class Planner:
 
     def converted(self, target: os.PathLike[str]) -> Planner:
         """The same order for what a GGUF was converted to."""
-        return Planner(replace(self.order, facts=inspect(target)))
+        return Planner(replace(self.order, facts=inspect(target)), self._history)
 
-    def check_loadable(self) -> None:
-        """Refuse what can be estimated but not loaded.
-
-        Raises:
-            ModelRefused: there are no weights.
-        """
-        if self.facts.kind == "config" and not self.converts:
-            raise ModelRefused(
-                f"{shorten(self.order.label)}: holds a config.json but no weights; fetch "
-                "*.safetensors beside it, or ask %h2q_estimate what they would take"
+    def remember(self, rung: Rung, peak_bytes: int) -> None:
+        """Note what a load of *rung* took; small ones tell nothing about larger ones."""
+        (plain,) = [one for one in self._plain if one.name == rung.name and one.kind == rung.kind]
+        if plain.load_peak_bytes >= _TELLING_BYTES:
+            self._history.record(
+                self.facts.model_type,
+                rung.name,
+                estimated_bytes=plain.load_peak_bytes,
+                measured_bytes=peak_bytes,
             )
 
     def _plan(self, room: Room) -> LoadPlan:
@@ -182,3 +193,16 @@ class Planner:
     def _gguf_bytes(self, dtype: str) -> int:
         conversion = Conversion(self.order.facts, dtype)
         return 0 if conversion.ready else conversion.disk_bytes
+
+
+def corrected(rung: Rung, records: Sequence[Record], model_type: str) -> Rung:
+    """The rung with its load peak as this machine's loads have shown it."""
+    factor = factor_of(records, model_type, rung.name)
+    if factor == 1.0:
+        return rung
+    note = f"load peak x {factor:.2f}, as measured here before"
+    return replace(
+        rung,
+        load_peak_bytes=round(rung.load_peak_bytes * factor),
+        note=f"{rung.note}; {note}" if rung.note else note,
+    )

@@ -111,46 +111,6 @@ def test_admission_is_refused_before_and_ended_after_the_limit() -> None:
         watch.check()
 
 
-@pytest.mark.parametrize(
-    ("config", "n_parameters", "kv_bytes_at_2048"),
-    [
-        (
-            {"model_type": "llama", "vocab_size": 49152, "hidden_size": 576,
-             "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-             "num_key_value_heads": 3, "tie_word_embeddings": True},
-            134_515_008, 45 * MIB,
-        ),
-        (
-            {"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896,
-             "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-             "num_key_value_heads": 2, "tie_word_embeddings": True},
-            494_032_768, 24 * MIB,
-        ),
-        (
-            {"model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048,
-             "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27,
-             "num_attention_heads": 16, "num_key_value_heads": 16, "n_shared_experts": 2,
-             "n_routed_experts": 64, "num_experts_per_tok": 6, "kv_lora_rank": 512,
-             "q_lora_rank": None, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128,
-             "v_head_dim": 128, "first_k_dense_replace": 1, "topk_method": "greedy",
-             "n_group": 1, "topk_group": 1, "tie_word_embeddings": False},
-            15_706_484_224, 27 * 576 * 2 * 2048,
-        ),
-    ],
-)  # fmt: skip
-def test_known_models_are_counted_exactly_from_their_config(
-    config: dict[str, Any], n_parameters: int, kv_bytes_at_2048: int
-) -> None:
-    pytest.importorskip("transformers")
-    from h2q_notebook.load.estimate import estimate
-
-    figures = estimate(_facts(config), "bf16")
-    assert figures.n_parameters == n_parameters
-    assert figures.kv_bytes_per_token * 2048 == kv_bytes_at_2048
-    assert figures.load_peak_bytes < figures.run_peak_bytes
-    assert sum(n for _, n in figures.weights_by_class) == figures.weights_bytes
-
-
 def _facts(config: dict[str, Any]) -> ModelFacts:
     return ModelFacts(
         path="/models/small",

@@ -14,6 +14,7 @@ from h2q_notebook.errors import LoadRefused, MemoryBudgetExceeded, ModelRefused
 from h2q_notebook.load.directory import inspect
 from h2q_notebook.load.estimate import stored_dtype
 from h2q_notebook.load.forms import Asked, Forms
+from h2q_notebook.load.history import History
 from h2q_notebook.load.ladder import LADDER, Rung, StepName
 from h2q_notebook.load.loader import MemorySafeModelLoader
 from h2q_notebook.load.offload import stream_layers
@@ -366,5 +367,5 @@ def test_a_plan_is_made_from_one_look_at_the_structure(
         models("deepseek_v2"), budget_bytes=GIB, dtype="auto", device="cpu", ladder=LADDER,
         context_tokens=None, batch=1, task=None,
     )  # fmt: skip
-    Planner(order).plan(GIB)
+    Planner(order, History()).plan(GIB)
     assert built == ["bf16"]
