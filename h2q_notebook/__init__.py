@@ -25,6 +25,7 @@ _WHERE = {
     "CellTimeExceeded": "errors",
     "GuardUnavailable": "errors",
     "H2QError": "errors",
+    "LadderEstimate": "load.outcome",
     "LoadFailed": "errors",
     "LoadOutcome": "load.outcome",
     "LoadRefused": "errors",
@@ -34,6 +35,7 @@ _WHERE = {
     "MemorySafeModelLoader": "load.loader",
     "MissingExtra": "errors",
     "ModelRefused": "errors",
+    "estimate": "api",
     "raise_budget": "api",
     "stop": "api",
 }

@@ -1,16 +1,19 @@
-"""What Python callers use beside the magics: ``h2q.load``, ``h2q.stop``, ``h2q.raise_budget``.
+"""What Python callers use beside the magics: ``h2q.load``, ``h2q.estimate``, ``h2q.stop`` ...
 
 ``load`` is public as ``h2q.load`` alone: in the package that name is the room of the loader.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from h2q_notebook.load.outcome import LoadOutcome
+    from h2q_notebook.load.ladder import StepName
+    from h2q_notebook.load.outcome import LadderEstimate, LoadOutcome, ProgressCallback
 
-__all__ = ["load", "raise_budget", "stop"]
+__all__ = ["estimate", "load", "raise_budget", "stop"]
 
 
 def stop() -> bool:
@@ -45,27 +48,110 @@ def raise_budget(size: str | int) -> int:
     return session.raise_budget(extra_bytes) if session is not None else 0
 
 
-def load(source: str, *, budget: str | int | None = None, dtype: str = "auto") -> LoadOutcome:
+def load(
+    source: str | os.PathLike[str],
+    *,
+    budget: str | int | None = None,
+    dtype: str = "auto",
+    ladder: str | Sequence[str] | None = None,
+    device: str = "cpu",
+    context: int | None = None,
+    batch: int = 1,
+    task: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> LoadOutcome:
     """Load a transformers model under a memory budget, with or without IPython.
 
     Args:
-        source: a directory, a GGUF file, a hub name, or ``h2q://smollm2``.
+        source: a directory, a GGUF file, a hub name, ``h2q://tiny-deepseek``, ``h2q://smollm2``.
         budget: what the load may add: bytes or a spelling such as ``2GiB``; None takes what the
             machine can spare.
-        dtype: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
+        dtype: ``auto`` (as stored), ``bf16``, ``fp16`` or ``fp32``.
+        ladder: which forms may be tried, in order: ``"full,bf16,mapped,int8,int4,offload"`` (the
+            default) or a part of it.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        context: also leave room to run a prompt of so many tokens.
+        batch: how many such prompts at once.
+        task: ``causal-lm``, ``seq2seq``, ``embeddings`` ...; None for what the config names.
+        progress: called with each ``Progress``; an exception it raises ends the load.
 
     Returns:
-        The model, its tokenizer, and what they cost.
+        The model, its tokenizer and processor, the plan, and what they cost.
 
     Raises:
         BadArgument, ModelRefused, LoadRefused, LoadFailed, MissingExtra: one sentence each;
             nothing stays loaded.
+        MemoryBudgetExceeded: the budget was passed; nothing stays loaded.
     """
+    from h2q_notebook.load.loader import MemorySafeModelLoader
+
+    return MemorySafeModelLoader(progress=progress).load(
+        source,
+        budget_bytes=_budget_bytes(budget),
+        dtype=dtype,
+        ladder=_steps(ladder),
+        device=device,
+        context_tokens=context,
+        batch=batch,
+        task=task,
+    )
+
+
+def estimate(
+    source: str | os.PathLike[str],
+    *,
+    budget: str | int | None = None,
+    dtype: str = "auto",
+    ladder: str | Sequence[str] | None = None,
+    device: str = "cpu",
+    context: int = 4096,
+    batch: int = 1,
+    task: str | None = None,
+) -> LadderEstimate:
+    """What every form of a model would take, without loading it; a config.json alone will do.
+
+    Args:
+        source: as for ``load``; also a directory or a ``.json`` file with a config alone.
+        budget: as for ``load``.
+        dtype: as for ``load``.
+        ladder: as for ``load``.
+        device: as for ``load``.
+        context: the prompt length in tokens that the run figures are for.
+        batch: how many such prompts at once.
+        task: as for ``load``.
+
+    Returns:
+        Every form with its bytes and whether it fits; ``chosen`` is the one a load would take.
+
+    Raises:
+        BadArgument, ModelRefused, MissingExtra: one sentence each.
+    """
+    from h2q_notebook.load.loader import MemorySafeModelLoader
+
+    return MemorySafeModelLoader().estimate(
+        source,
+        budget_bytes=_budget_bytes(budget),
+        dtype=dtype,
+        ladder=_steps(ladder),
+        device=device,
+        context_tokens=context,
+        batch=batch,
+        task=task,
+    )
+
+
+def _budget_bytes(budget: str | int | None) -> int:
     from h2q_notebook.cell.options import resolve_budget
     from h2q_notebook.config.settings import MemorySafeConfig
-    from h2q_notebook.load.loader import MemorySafeModelLoader
     from h2q_notebook.readings.limits import read_headroom
 
     size = None if budget is None else str(budget)
-    resolved = resolve_budget(size, read_headroom(), MemorySafeConfig().reserve_bytes)
-    return MemorySafeModelLoader().load(source, budget_bytes=resolved.n_bytes, dtype=dtype)
+    return resolve_budget(size, read_headroom(), MemorySafeConfig().reserve_bytes).n_bytes
+
+
+def _steps(ladder: str | Sequence[str] | None) -> tuple[StepName, ...]:
+    from h2q_notebook.load.ladder import LADDER, parse_ladder
+
+    if ladder is None:
+        return LADDER
+    return parse_ladder(ladder if isinstance(ladder, str) else ",".join(ladder))

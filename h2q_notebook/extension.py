@@ -6,7 +6,9 @@ from typing import Any
 
 __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
-_MAGICS = ("h2q_budget", "h2q_gauge", "h2q_load", "h2q_status")
+_MAGICS = (
+    "h2q_budget", "h2q_estimate", "h2q_gauge", "h2q_load", "h2q_models", "h2q_status", "h2q_unload",
+)  # fmt: skip
 
 
 def load_ipython_extension(shell: Any) -> None:

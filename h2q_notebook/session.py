@@ -13,16 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 from h2q_notebook.cell.lifecycle import GuardedCell
-from h2q_notebook.cell.options import BudgetOptions, resolve_budget
+from h2q_notebook.cell.options import BudgetOptions
 from h2q_notebook.cell.outcome import CellOutcome, Event
 from h2q_notebook.config.settings import MemorySafeConfig
-from h2q_notebook.errors import H2QError, LoadFailed, MemoryBudgetExceeded
+from h2q_notebook.errors import H2QError
 from h2q_notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.guardian.guardian import MemoryGuardian
-from h2q_notebook.guardian.reclaim import clear_exception, release_memory
-from h2q_notebook.load.registry import ModelRegistry
+from h2q_notebook.loads import Loads
 from h2q_notebook.readings.limits import read_headroom
-from h2q_notebook.units import MIB, format_bytes, shorten
+from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary
 
@@ -63,7 +62,7 @@ class Session:
         self.guardian = MemoryGuardian(self.config)
         self.default: BudgetOptions | None = None
         self.history: deque[CellOutcome] = deque(maxlen=self.config.history_length)
-        self.models = ModelRegistry()
+        self.loads = Loads(shell, self.guardian, self.config, self._publish)
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
         self._kernel_gauge: KernelGauge | None = None
@@ -228,49 +227,6 @@ class Session:
             cell.events.append(Event(round(live.t_s, 2), live.used_bytes, text, "info"))
         return budget
 
-    def load(self, source: str, name: str, budget: str | None, dtype: str) -> None:
-        """Load a model, bind it in the user's namespace, and show what it took.
-
-        Args:
-            source: see ``MemorySafeModelLoader.load``.
-            name: the name to bind.
-            budget: as typed; None takes what the machine can spare.
-            dtype: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
-
-        Raises:
-            H2QError: nothing was loaded and no name has changed.
-        """
-        from h2q_notebook.load.binding import check_name, load_into
-        from h2q_notebook.load.loader import MemorySafeModelLoader
-        from h2q_notebook.views import load_report
-        from h2q_notebook.views.progress import LoadProgress
-
-        check_name(name)
-        resolved = resolve_budget(budget, read_headroom(), self.config.reserve_bytes)
-        progress = LoadProgress(front_end(self.shell), shorten(source, 60))
-        try:
-            outcome = load_into(
-                self.shell.user_ns,
-                source,
-                budget_bytes=resolved.n_bytes,
-                name=name,
-                dtype=dtype,
-                loader=MemorySafeModelLoader(progress=progress),
-                registry=self.models,
-            )
-        except MemoryBudgetExceeded as error:
-            if self.guardian.armed:
-                raise  # the stop of the guarded cell around us
-            clear_exception(error)
-            release_memory()
-            raise LoadFailed(f"{error}; the load was undone and no name has changed") from None
-        finally:
-            progress.close()
-        self._publish(
-            load_report.bundle(outcome, name=name, budget=resolved.source),
-            {"h2q": load_report.metadata(outcome)},
-        )
-
     # -- views --------------------------------------------------------------------------------
 
     def show_status(self) -> None:
@@ -285,7 +241,7 @@ class Session:
             outcomes=tuple(self.history)[-8:],
             models=tuple(
                 (model.name, model.class_name, model.resident_bytes)
-                for model in self.models.models()
+                for model in self.loads.models.models()
             ),
         )
         self._publish(status_view.bundle(view), {})

@@ -82,5 +82,5 @@ def load_into(
     namespace.update(names)
     outcome = replace(outcome, names=tuple(names))
     if registry is not None:
-        registry.add(name, outcome.model, resident_bytes=outcome.resident_bytes, plan=outcome.plan)
+        registry.add(name, outcome)
     return outcome

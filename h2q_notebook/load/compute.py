@@ -19,6 +19,7 @@ operation of real passes (torch 2.13, CPU), and are added here:
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import weakref
 from collections import Counter
@@ -37,6 +38,7 @@ KERNEL_BYTES = 600_000
 _KERNELS_KEPT = 1024
 """oneDNN's default for ONEDNN_PRIMITIVE_CACHE_CAPACITY."""
 
+_GROUPED = "aten._grouped_mm.default"
 _PRODUCTS = ("aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default")
 
 
@@ -72,6 +74,9 @@ def count_run(skeleton: Skeleton, context_tokens: int, batch: int = 1) -> RunByt
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     default = torch.get_default_dtype()
+    # It logs a page for every operation it cannot fake, before it raises.
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, log.disabled = log.disabled, True
     try:
         with quiet(), FakeTensorMode(allow_non_fake_inputs=True):
             torch.set_default_dtype(torch_dtype(skeleton.dtype))
@@ -88,6 +93,8 @@ def count_run(skeleton: Skeleton, context_tokens: int, batch: int = 1) -> RunByt
         # Whatever a foreign model does to a fake tensor is no error of the user's: there is a
         # formula for those. A stop or an interrupt is no Exception and goes on.
         return None
+    finally:
+        log.disabled = was_disabled
 
 
 def run_and_count(model: Any, ids: Any) -> RunBytes:
@@ -142,6 +149,7 @@ def distinct_loads(n_experts: int, mean_tokens: float) -> float:
 
 def _make_ledger(model: Any) -> Any:
     """A dispatch mode; a function of its own because torch is imported late."""
+    from torch._subclasses.fake_tensor import FakeTensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -155,8 +163,13 @@ def _make_ledger(model: Any) -> Any:
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            result = func(*args, **(kwargs or {}))
-            self.note(str(func), args, tree_leaves(result))
+            name = str(func)
+            if name == _GROUPED and isinstance(args[0], FakeTensor):
+                # torch's own shape rule takes bf16 alone, though the CPU multiplies every dtype.
+                result = args[0].new_empty((args[0].shape[0], args[1].shape[-1]))
+            else:
+                result = func(*args, **(kwargs or {}))
+            self.note(name, args, tree_leaves(result))
             return result
 
     return Ledger()
@@ -210,7 +223,7 @@ class _Counting:
         """What the operation takes and gives back before it returns."""
         if name == "aten._safe_softmax.default":
             return int(args[0].numel())
-        if name == "aten._grouped_mm.default" and args[0].dtype in self._half:
+        if name == _GROUPED and args[0].dtype in self._half:
             rows, shape = args[0].shape[0], tuple(args[1].shape)
             self._experts[shape[0], rows, shape[1:]] += 1
         if name not in _PRODUCTS or args[-1].dtype not in self._half:

@@ -18,13 +18,16 @@ from h2q_notebook.load.kv_cache import size_of
 from h2q_notebook.load.ladder import Kind, Rung, StepName
 from h2q_notebook.load.mapped import can_map
 from h2q_notebook.load.mapping import Filling
+from h2q_notebook.load.placement import Device
 from h2q_notebook.load.probe import why_not
 from h2q_notebook.load.quantised import block_rows
 from h2q_notebook.load.structures import Structures
 from h2q_notebook.load.swap import FORMS, plan_swaps
-from h2q_notebook.units import format_bytes, shorten
+from h2q_notebook.units import format_bytes
 
 __all__ = ["Asked", "Forms", "needs_conversion"]
+
+_CPU = Device("cpu", None)
 
 _MAPPABLE = 0.95
 """Below this share a file is converted rather than mapped as it is."""
@@ -36,7 +39,7 @@ class Asked:
 
     dtype: str
     """``fp32``, ``bf16`` or ``fp16``."""
-    device: str = "cpu"
+    device: Device = _CPU
     context_tokens: int = 4096
     batch: int = 1
 
@@ -65,7 +68,7 @@ class Forms:
         self._disk_bytes = disk_bytes
         self._count = count
         self._figures: dict[str, Estimate] = {}
-        self._on_cpu = asked.device.partition(":")[0] == "cpu"
+        self._on_cpu = asked.device.name == "cpu"
 
     def figures(self, dtype: str) -> Estimate:
         """The plain model in *dtype*."""
@@ -143,7 +146,7 @@ class Forms:
                 saved += weight.numel() * weight.element_size() - held
                 buffer = max(buffer, 4 * n_in * min(block_rows(n_in), n_out))
                 n_swapped += 1
-        problem = why_not(kind, "bf16", self._asked.device) or ""
+        problem = why_not(kind, "bf16", self._asked.device.name) or ""
         if not n_swapped:
             problem = "it has no layer that could be quantised"
         return Rung(
@@ -170,7 +173,7 @@ class Forms:
         peak = held + around + READ_BYTES * (2 if disk else 1)
         problem = ""
         if not self._on_cpu:
-            problem = f"weights in a file are for the CPU; they would be copied to {self._device}"
+            problem = f"weights in a file are for the CPU, not for {self._asked.device.name}"
         elif held > figures.weights_bytes * (1 - _MAPPABLE):
             problem = "transformers converts its weights while they load, so they cannot stay there"
         return Rung(
@@ -185,10 +188,6 @@ class Forms:
             note=note,
             why_not=problem,
         )
-
-    @property
-    def _device(self) -> str:
-        return shorten(self._asked.device, 20)
 
     def _held_bytes(self, dtype: str, figures: Estimate) -> tuple[int, int, str]:
         """Bytes that stay in memory, bytes to be written first, and a note on that."""

@@ -78,6 +78,8 @@ class Room:
     """Free in h2q's cache folder."""
     for_run: bool = False
     """Whether a rung must have room to process a prompt as well."""
+    device_bytes: int | None = None
+    """Free on the device; None where that is the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,9 @@ def judge(rung: Rung, room: Room) -> Verdict:
         return Verdict(rung, False, rung.why_not)
     if over > 0:
         return Verdict(rung, False, f"needs {need}, {format_bytes(over)} too much")
+    if room.device_bytes is not None and rung.device_bytes > room.device_bytes:
+        wanted, free = format_bytes(rung.device_bytes), format_bytes(room.device_bytes)
+        return Verdict(rung, False, f"needs {wanted} on the device, {free} are free")
     if rung.disk_bytes > room.disk_bytes:
         wanted, free = format_bytes(rung.disk_bytes), format_bytes(room.disk_bytes)
         return Verdict(rung, False, f"its converted form needs {wanted} of disk, {free} are free")

@@ -131,7 +131,7 @@ class MemorySafeModelLoader:
             budget_bytes: what the load may add to what this process uses now.
             dtype: ``auto`` (as stored), ``bf16``, ``fp16`` or ``fp32``; where it does not fit,
                 the next form on the ladder is taken instead and the plan says so.
-            device: a torch device.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
             ladder: which forms may be tried, in which order (see ``ladder.parse_ladder``).
             context_tokens: a form must also have room to process a prompt of this length; None
                 looks at the load alone.
@@ -268,7 +268,7 @@ class _Load:
         job = LoadJob(
             planner.structures,
             chosen.rung,
-            self._order.asked.device,
+            self._order.asked.device.name,
             self._watch,
             self._reporter.add,
             keep_bytes=max(chosen.budget_bytes - chosen.rung.load_peak_bytes, 0),

@@ -20,6 +20,7 @@ from h2q_notebook.load.forms import Asked, Forms
 from h2q_notebook.load.gguf_cache import Conversion
 from h2q_notebook.load.history import History, Record, factor_of
 from h2q_notebook.load.ladder import LoadPlan, Room, Rung, StepName, plan
+from h2q_notebook.load.placement import find_device
 from h2q_notebook.load.skeleton import TORCH_NAMES
 from h2q_notebook.load.structures import Structures
 from h2q_notebook.readings.limits import read_headroom
@@ -83,10 +84,11 @@ def take_order(
         raise BadArgument("--batch: must be at least 1; write for example --batch 1")
     if not ladder:
         raise BadArgument("--ladder: names no step; write for example full,bf16,int8")
+    place = find_device(device)
     facts = inspect(sources.resolve(source), weights=weights)
     asked = Asked(
         stored_dtype(facts) if dtype == "auto" else dtype,
-        device,
+        place,
         context_tokens or CONTEXT_TOKENS,
         batch,
     )
@@ -135,6 +137,7 @@ class Planner:
             read_headroom().free_bytes,
             shutil.disk_usage(home).free,
             self.order.for_run,
+            self.order.asked.device.free_bytes,
         )
 
     def plan(self, budget_bytes: int) -> LoadPlan:

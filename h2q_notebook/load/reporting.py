@@ -30,6 +30,7 @@ class Reporter:
         self._stage = "inspect"
         self._done = self._total = 0
         self._began_s = self._told_s = clock()
+        self._has_told = False
 
     def expect(self, total_bytes: int) -> None:
         """The next stages will pass so many bytes."""
@@ -38,7 +39,9 @@ class Reporter:
     def begin(self, stage: str) -> None:
         """A stage begins, or the load has ended (``done``, ``failed``)."""
         self._stage = stage
-        self._tell()
+        # What was refused before anything began leaves no line on the screen.
+        if self._has_told or stage != "failed":
+            self._tell()
 
     def add(self, n_bytes: int) -> None:
         """So many bytes are in place."""
@@ -54,6 +57,7 @@ class Reporter:
         if self._callback is None:
             return
         self._told_s = self._clock()
+        self._has_told = True
         passed_s = max(self._told_s - self._began_s, 1e-6)
         rate = self._done / passed_s
         left = max(self._total - self._done, 0)

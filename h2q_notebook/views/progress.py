@@ -22,7 +22,7 @@ __all__ = ["LoadProgress", "words"]
 
 _WORDS = {
     "inspect": "inspecting",
-    "convert": "converting the GGUF once",
+    "convert": "converting once",
     "structure": "building the structure",
     "weights": "reading weights",
     "optimise": "making it ready",

@@ -21,6 +21,7 @@ NAMES = {
     "CellTimeExceeded",
     "GuardUnavailable",
     "H2QError",
+    "LadderEstimate",
     "LoadFailed",
     "LoadOutcome",
     "LoadRefused",
@@ -30,6 +31,7 @@ NAMES = {
     "MemorySafeModelLoader",
     "MissingExtra",
     "ModelRefused",
+    "estimate",
     "history",
     "last",
     "load",
@@ -82,6 +84,24 @@ def test_load_stays_a_function_after_its_room_was_imported() -> None:
         "print(json.dumps(callable(h2q.load)))"
     )  # fmt: skip
     assert in_fresh_python(code) is True
+
+
+def test_a_model_is_estimated_and_loaded_without_ipython() -> None:
+    code = (
+        "import h2q\n"
+        "told = h2q.estimate('h2q://tiny-deepseek', budget='1GiB', context=64)\n"
+        "kept = h2q.load('h2q://tiny-deepseek', budget='1GiB', ladder=['int8'])\n"
+        "print(json.dumps([told.verdicts[told.chosen].rung.name, kept.plan.rung.name, "
+        "type(kept.model).__name__, 'IPython' in sys.modules, 'plotly' in sys.modules]))"
+    )
+    expected = ["fp32", "int8", "DeepseekV3ForCausalLM", False, False]
+    assert in_fresh_python(code) == expected
+
+
+@pytest.mark.parametrize("given", ["full,int9", ["int8", "int8"], []])
+def test_a_wrong_ladder_is_one_sentence(given: Any) -> None:
+    with pytest.raises(h2q.BadArgument, match=r"^--ladder"):
+        h2q.load("h2q://tiny-deepseek", ladder=given)
 
 
 def test_a_wrong_name_is_an_attribute_error() -> None:

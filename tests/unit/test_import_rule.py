@@ -21,11 +21,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("guardian",),
     ("cell", "load", "bench"),
-    ("startup", "session", "gauges", "api"),
+    ("startup", "session", "gauges", "loads", "api"),
     ("magics", "extension"),
 )
-# Two modules of the top layers that wire their neighbour: that is what they are for.
-ALLOWED = {("api", "session"), ("session", "gauges"), ("extension", "magics")}
+# Modules of the top layers that wire their neighbours: that is what they are for.
+ALLOWED = {
+    ("api", "session"), ("session", "gauges"), ("session", "loads"), ("loads", "gauges"),
+    ("extension", "magics"),
+}  # fmt: skip
 DATA = {"cell.outcome"}  # frozen dataclasses that views draw
 HEAVY = {"torch", "transformers", "numpy", "pandas", "plotly", "ipywidgets", "anywidget", "psutil"}
 # Started as `python -I -S`: they and what they import may use the standard library only.

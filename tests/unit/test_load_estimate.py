@@ -127,16 +127,16 @@ def test_a_config_alone_cannot_be_loaded(tmp_path: Path) -> None:
         MemorySafeModelLoader().load(tmp_path, budget_bytes=GIB)
 
 
-def pair(kind: str) -> tuple[Skeleton, Any]:
+def pair(kind: str, dtype: str = "bf16") -> tuple[Skeleton, Any]:
     """The structure as an estimate has it, and the model itself."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     config = tiny.config_of(kind)
-    config.dtype = torch.bfloat16
+    config.dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
     chosen = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return Skeleton(config, chosen, None, "bf16"), model.requires_grad_(False)
+    return Skeleton(config, chosen, None, dtype), model.requires_grad_(False)
 
 
 @pytest.mark.parametrize("tokens", [40, 100])
@@ -146,6 +146,17 @@ def test_a_pass_on_fake_tensors_counts_what_a_real_one_takes(kind: str, tokens: 
     real = run_and_count(model, torch.randint(3, 200, (2, tokens)))
     assert real.cache_bytes > 0
     assert count_run(skeleton, tokens, 2) == real
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "deepseek_v3"])
+def test_in_fp32_too_and_there_no_kernels_are_compiled(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    skeleton, model = pair(kind, "fp32")
+    real = run_and_count(model, torch.randint(3, 200, (1, 60)))
+    assert count_run(skeleton, 60) == real
+    assert real.kernel_bytes == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", [kind for kind in tiny.KINDS if kind != "deepseek_v4"])

@@ -18,7 +18,6 @@ from h2q_notebook.load import smollm2, sources
 from h2q_notebook.load.facts import ModelFacts, ShardFacts, TensorFacts
 from h2q_notebook.load.ladder import LoadPlan, Room, Rung, parse_ladder, plan
 from h2q_notebook.load.outcome import LoadOutcome, Progress
-from h2q_notebook.load.registry import ModelRegistry
 from h2q_notebook.units import GIB, MIB
 from h2q_notebook.views import load_report
 from h2q_notebook.views.progress import LoadProgress, words
@@ -124,21 +123,6 @@ def _facts(config: dict[str, Any]) -> ModelFacts:
     )
 
 
-def test_the_registry_never_keeps_a_model_alive() -> None:
-    class Model:
-        pass
-
-    registry, model, other = ModelRegistry(), Model(), Model()
-    chosen = plan([BF16], room(GIB), label="m")
-    registry.add("m", model, resident_bytes=1, plan=chosen)
-    registry.add("m", other, resident_bytes=2, plan=chosen)
-    del model  # the older one of that name must not take the newer with it
-    assert [(entry.name, entry.resident_bytes) for entry in registry.models()] == [("m", 2)]
-    assert registry.get("m") is other
-    del other
-    assert registry.models() == ()
-
-
 def _outcome(chosen: LoadPlan) -> LoadOutcome:
     return LoadOutcome(
         model=SimpleNamespace(),
@@ -162,16 +146,6 @@ def test_the_report_escapes_and_tells_peak_share_and_notes() -> None:
     assert "<script" not in shown["text/html"]
     data = json.loads(json.dumps(load_report.metadata(outcome)))
     assert (data["rung"], data["names"]) == ("bf16", ["model"])
-
-
-def test_the_plan_shows_every_rung() -> None:
-    chosen = plan([FP32, BF16], room(150 * MIB), label="m")
-    text = load_report.plan_text(_facts({"model_type": "llama"}), chosen)
-    assert "fp32" in text
-    assert "does not fit" in text
-    assert "taken" in text
-    html = load_report.plan_html(_facts({"model_type": "<b>llama"}), chosen)
-    assert "<b>llama" not in html
 
 
 def _progress(stage: str, done: int = 50 * MIB) -> Progress:

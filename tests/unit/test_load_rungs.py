@@ -19,6 +19,7 @@ from h2q_notebook.load.ladder import LADDER, Rung, StepName
 from h2q_notebook.load.loader import MemorySafeModelLoader
 from h2q_notebook.load.offload import stream_layers
 from h2q_notebook.load.outcome import LoadOutcome
+from h2q_notebook.load.placement import Device
 from h2q_notebook.load.planning import Planner, take_order
 from h2q_notebook.load.structures import Structures
 from h2q_notebook.units import GIB, MIB
@@ -194,7 +195,8 @@ def test_a_model_generates_on_every_rung(models: Callable[..., Path]) -> None:
 
 def rungs_of(where: Path, *steps: StepName, dtype: str = "auto", device: str = "cpu") -> list[Rung]:
     facts = inspect(where)
-    asked = Asked(stored_dtype(facts) if dtype == "auto" else dtype, device)
+    place = Device(device, None if device == "cpu" else 10**9)
+    asked = Asked(stored_dtype(facts) if dtype == "auto" else dtype, place)
     return list(Forms(Structures(facts), asked).rungs(steps))
 
 
