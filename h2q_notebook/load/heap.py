@@ -15,12 +15,10 @@ from typing import Any
 
 from h2q_notebook.guardian.reclaim import trim_heap
 
-__all__ = ["advise_huge", "give_back", "prompt_returns"]
+__all__ = ["give_back", "prompt_returns"]
 
 _M_MMAP_THRESHOLD = -3
 _DURING_BYTES = 256 << 10
-_HUGE_BYTES = 2 << 20  # x86-64 and most arm64 kernels; elsewhere the advice is void
-_MADV_HUGEPAGE = 14
 _AFTER_BYTES = 32 << 20  # glibc's own upper bound: every activation as an mmap of its own is slow
 
 
@@ -31,19 +29,6 @@ def _libc() -> Any:
         return libc if hasattr(libc, "mallopt") else None
     except OSError:
         return None
-
-
-def advise_huge(address: int, n_bytes: int) -> None:
-    """Ask for huge pages for the whole ones inside a block; only where they lie entirely in it.
-
-    A load spends most of its time on page faults, and this takes 511 of 512 away. Best effort:
-    without the call, or where the system has it switched off, nothing changes.
-    """
-    first = -(-address // _HUGE_BYTES) * _HUGE_BYTES
-    length = (address + n_bytes - first) // _HUGE_BYTES * _HUGE_BYTES
-    libc = _libc()
-    if libc is not None and length > 0:
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_HUGEPAGE)
 
 
 @contextmanager
