@@ -202,7 +202,6 @@ class LoadJob:
                 else "all of its layers fit, so none is read again at every pass"
             )
         self._watch.check()
-        give_back(collect=False)
 
     def _drop_companions(self) -> None:
         self.tokenizer = self.processor = None
@@ -218,7 +217,9 @@ class LoadJob:
                 )
         with quiet():
             note = probe(self.model, self.task)
+        # The last question is asked in here: what ends the load after its stages is not undone.
         self._watch.check()
+        give_back(collect=False)
         if note:
             self.notes.append(note)
 

@@ -212,8 +212,6 @@ class _Load:
             ended = "done"
         finally:
             self._reporter.begin(ended)
-        give_back(collect=False)
-        self._watch.check()
         peak_bytes = max(self._watch.highest_bytes - self._baseline_bytes, 0)
         if not (job.converted or self._converted):
             planner.remember(chosen.rung, peak_bytes)

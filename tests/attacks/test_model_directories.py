@@ -264,6 +264,18 @@ CASES: dict[str, tuple[Make, str]] = {
         side_file("generation_config.json", '{"custom_generate": "evil/repo"}'),
         r"generation_config\.json: custom_generate",
     ),
+    "a tokenizer class that is a model": (
+        side_file("tokenizer_config.json", '{"tokenizer_class": "LlamaForCausalLM"}'),
+        r"tokenizer_config\.json: tokenizer_class names 'LlamaForCausalLM', which is no tokenizer",
+    ),
+    "an image processor that is a model": (
+        side_file("preprocessor_config.json", '{"image_processor_type": "ViTModel"}'),
+        r"preprocessor_config\.json: image_processor_type names 'ViTModel'",
+    ),
+    "a processor class of a module": (
+        config(processor_class="os.system"),
+        r"config\.json: processor_class names 'os\.system'",
+    ),
     # pickles and others
     "a pickle": (only("pytorch_model.bin", b"cposix\nsystem\n(S'id'\ntR."), r"pytorch_model\.bin"),
     "a .pt": (only("model.pt"), r"model\.pt: weights in pickle form.*convert"),
@@ -313,6 +325,27 @@ def test_a_bad_directory_is_refused_by_one_sentence(case: str, tmp_path: Path) -
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert len(sentence) < 400
+
+
+@pytest.mark.parametrize("case", sorted(CASES)[::6])
+def test_a_load_refuses_it_just_so_and_reads_no_weight(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from h2q_notebook.load.loader import MemorySafeModelLoader
+
+    class NothingAsked:
+        def reserve(self, n_bytes: int, what: str) -> None:
+            raise AssertionError(f"{what} was about to be read")
+
+        check = reserve
+
+    make, says = CASES[case]
+    where = tmp_path / "model"
+    where.mkdir()
+    make(where)
+    loader = MemorySafeModelLoader(watch_factory=lambda limit, read: NothingAsked())
+    with nothing_runs(), pytest.raises(ModelRefused, match=says):
+        loader.load(where, budget_bytes=1 << 30)
 
 
 def test_the_sound_directory_of_these_tests_is_accepted(tmp_path: Path) -> None:
