@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from h2q_notebook.load.mapping import SAFETENSORS_DTYPES, TORCH_DTYPES, Filling
+from h2q_notebook.load.mapping import SAFETENSORS_DTYPES, TORCH_DTYPES, Filling, Part
 from h2q_notebook.load.reading import PieceReader
 
 __all__ = ["LazyTensor", "ReadSource", "ReadTensor", "Source"]
@@ -75,12 +75,12 @@ class ReadTensor(LazyTensor):
         """Read it now, under the watch."""
         filling, reader = self._filling, self._reader
         whole = reader.allocate(filling.shape, self.dtype, f"tensor {filling.key}")
-        for part in filling.parts:
-            if part.expert is None:
-                reader.read(part.tensor, whole)
-            else:
-                reader.read(part.tensor, whole[part.expert, part.first_row : part.end_row])
+        reader.read_many((part.tensor, _place(part, whole)) for part in filling.parts)
         return whole
+
+
+def _place(part: Part, whole: Any) -> Any:
+    return whole if part.expert is None else whole[part.expert, part.first_row : part.end_row]
 
 
 class ReadSource(Mapping[str, LazyTensor]):

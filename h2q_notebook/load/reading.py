@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from h2q_notebook.errors import ModelRefused
-from h2q_notebook.load.facts import DTYPE_BYTES, ModelFacts, TensorFacts
+from h2q_notebook.load.facts import ModelFacts, TensorFacts
 from h2q_notebook.load.mapping import TORCH_DTYPES
 from h2q_notebook.load.watch import Watch
 from h2q_notebook.units import MIB, shorten
@@ -26,10 +26,66 @@ __all__ = ["READ_BYTES", "PieceReader"]
 READ_BYTES = 8 * MIB
 """The largest piece read between two checks, and the size of the cast buffer."""
 
+_SMALLEST_BYTES = 4096
+"""A batch with less room than this is full; the buffer's padding fits in, too."""
+
 _OWN_BYTES = 2 * MIB  # one huge page on x86-64 and most arm64 kernels
 
 _SHARE_BYTES = MIB
 """Below this a second thread costs more than it saves."""
+
+
+class _Span(NamedTuple):
+    """A part of one stored tensor, and the flat memory it fills."""
+
+    tensor: TensorFacts
+    begin: int
+    """First byte, from the tensor's own first."""
+    n_bytes: int
+    place: Any
+    stored: Any
+    """torch's dtype of the stored bytes."""
+
+    @classmethod
+    def of(cls, tensor: TensorFacts, begin: int, end: int, into: Any) -> _Span:
+        import torch
+
+        stored = getattr(torch, TORCH_DTYPES[tensor.dtype])
+        return cls(tensor, begin, end - begin, into.view(-1), stored)
+
+    def cut(self, room: int) -> tuple[_Span, _Span | None]:
+        """The first *room* bytes, and the rest if there is one."""
+        if self.n_bytes <= room:
+            return self, None
+        count = max(room // self.stored.itemsize, 1)
+        n_bytes = count * self.stored.itemsize
+        head = self._replace(n_bytes=n_bytes, place=self.place[:count])
+        begin, left = self.begin + n_bytes, self.n_bytes - n_bytes
+        return head, self._replace(begin=begin, n_bytes=left, place=self.place[count:])
+
+
+class _Stretch(NamedTuple):
+    """Bytes that lie together in a file, and where they go."""
+
+    view: memoryview
+    tensor: TensorFacts
+    at: int
+
+
+def _shares(stretches: list[_Stretch], share: int) -> list[list[_Stretch]]:
+    """The same bytes in lists of *share* bytes each; the last one may be shorter."""
+    shares: list[list[_Stretch]] = [[]]
+    room = share
+    for one in stretches:
+        view, at = one.view, one.at
+        while len(view):
+            if not room:
+                shares.append([])
+                room = share
+            n_bytes = min(room, len(view))
+            shares[-1].append(_Stretch(view[:n_bytes], one.tensor, at))
+            view, at, room = view[n_bytes:], at + n_bytes, room - n_bytes
+    return shares
 
 
 class PieceReader:
@@ -122,49 +178,70 @@ class PieceReader:
             ModelRefused: the file ended early, or a value is NaN or infinite.
             MemoryBudgetExceeded: the watch ended the load.
         """
-        self._read(tensor, 0, tensor.n_bytes, into)
+        self.read_many([(tensor, into)])
+
+    def read_many(self, wanted: Iterable[tuple[TensorFacts, Any]]) -> None:
+        """Read several as ``read`` does one; small ones (experts) share their batches."""
+        self._read(_Span.of(tensor, 0, tensor.n_bytes, into) for tensor, into in wanted)
 
     def read_rows(self, tensor: TensorFacts, first_row: int, end_row: int, into: Any) -> None:
         """Read rows (of the first dimension) of one stored tensor, as ``read`` does."""
         row_bytes = tensor.n_bytes // tensor.shape[0]
-        self._read(tensor, first_row * row_bytes, end_row * row_bytes, into)
+        self._read([_Span.of(tensor, first_row * row_bytes, end_row * row_bytes, into)])
 
-    def _read(self, tensor: TensorFacts, begin: int, end: int, into: Any) -> None:
+    def _read(self, spans: Iterable[_Span]) -> None:
+        """All spans, in batches of at most READ_BYTES."""
+        batch: list[_Span] = []
+        room = READ_BYTES
+        for span in spans:
+            rest: _Span | None = span
+            while rest is not None:
+                head, rest = rest.cut(room)
+                batch.append(head)
+                room -= head.n_bytes + -head.n_bytes % 8
+                if rest is not None or room < _SMALLEST_BYTES:
+                    self._read_batch(batch)
+                    batch, room = [], READ_BYTES
+        if batch:
+            self._read_batch(batch)
+
+    def _read_batch(self, batch: list[_Span]) -> None:
         import torch
 
-        stored = getattr(torch, TORCH_DTYPES[tensor.dtype])
-        flat = into.view(-1)
-        cast = stored != flat.dtype
-        if cast and self._buffer is None:
-            self._buffer = torch.empty(READ_BYTES, dtype=torch.uint8)
-        item_bytes = DTYPE_BYTES[tensor.dtype]
-        for at in range(begin, end, READ_BYTES):
-            self.watch.check()
-            n_bytes = min(READ_BYTES, end - at)
-            first, count = (at - begin) // item_bytes, n_bytes // item_bytes
-            place = flat[first : first + count]
-            piece = self._buffer[:n_bytes].view(stored) if cast else place
-            self._fill(memoryview(piece.view(torch.uint8).numpy()), tensor, tensor.start + at)
-            if cast:
-                place.copy_(piece)
-            if place.dtype.is_floating_point:
-                self.check_finite(place, tensor)
-            self._on_bytes(n_bytes)
+        self.watch.check()
+        stretches, pieces, at = [], [], 0
+        for span in batch:
+            piece = span.place
+            if span.stored != piece.dtype:
+                if self._buffer is None:
+                    self._buffer = torch.empty(READ_BYTES, dtype=torch.uint8)
+                # Each piece begins where any dtype may begin.
+                piece = self._buffer[at : at + span.n_bytes].view(span.stored)
+                at += span.n_bytes + -span.n_bytes % 8
+            pieces.append(piece)
+            view = memoryview(piece.view(torch.uint8).numpy())
+            stretches.append(_Stretch(view, span.tensor, span.tensor.start + span.begin))
+        self._fill(stretches)
+        for span, piece in zip(batch, pieces, strict=True):
+            if piece is not span.place:
+                span.place.copy_(piece)
+            if span.place.dtype.is_floating_point:
+                self.check_finite(span.place, span.tensor)
+            self._on_bytes(span.n_bytes)
 
-    def _fill(self, view: memoryview, tensor: TensorFacts, at: int) -> None:
-        """Fill *view* from the file, each thread its own stretch of it."""
-        share = -(-len(view) // self._threads)
+    def _fill(self, stretches: list[_Stretch]) -> None:
+        """Fill every stretch from its file, each thread its own share of all bytes."""
+        n_bytes = sum(len(one.view) for one in stretches)
+        share = -(-n_bytes // self._threads)
         share += -share % 4096
         if self._threads == 1 or share < _SHARE_BYTES:
-            return self._stretch(view, tensor, at)
+            return self._stretches(stretches)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads - 1, "h2q-read")
-        rest = [
-            self._pool.submit(self._stretch, view[first : first + share], tensor, at + first)
-            for first in range(share, len(view), share)
-        ]
+        mine, *others = _shares(stretches, share)
+        rest = [self._pool.submit(self._stretches, one) for one in others]
         try:
-            self._stretch(view[:share], tensor, at)
+            self._stretches(mine)
         finally:
             # Whatever ended this thread's part: nobody may still write when the memory is freed.
             errors = [future.exception() for future in rest]
@@ -172,6 +249,10 @@ class PieceReader:
             if error is not None:
                 raise error
         return None
+
+    def _stretches(self, stretches: list[_Stretch]) -> None:
+        for one in stretches:
+            self._stretch(one.view, one.tensor, one.at)
 
     def _stretch(self, view: memoryview, tensor: TensorFacts, at: int) -> None:
         done = 0
