@@ -8,7 +8,7 @@ Decides nothing (``ladder`` does) and reads no weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,23 +83,25 @@ class Forms:
             )
         return self._figures[dtype]
 
-    def rungs(self, steps: Sequence[StepName]) -> tuple[Rung, ...]:
-        """One rung for each step that means something for this model, in their order."""
-        found: list[Rung] = []
+    def rungs(self, steps: Sequence[StepName]) -> Iterator[Rung]:
+        """One rung for each step that means something for this model, in their order.
+
+        Each is worked out when it is asked for: a load that fits in full looks no further.
+        """
+        has_half = False
         for step in steps:
-            if step == "full":
-                found.append(self._full(self._asked.dtype))
-            elif step == "bf16":
-                # From another half-precision type there is nothing to gain.
-                if not any(one.kind == "full" and one.dtype != "fp32" for one in found):
-                    found.append(self._full("bf16"))
+            # From another half-precision type there is nothing to gain by bf16.
+            if step in ("full", "bf16"):
+                dtype = self._asked.dtype if step == "full" else "bf16"
+                if step == "bf16" and has_half:
+                    continue
+                has_half = has_half or dtype != "fp32"
+                rung = self._full(dtype)
             elif step in ("int8", "int4"):
-                found.append(self._quantised(step))
+                rung = self._quantised(step)
             else:
-                found.append(self._file_backed(step))
-        return tuple(
-            replace(one, disk_bytes=one.disk_bytes + self._disk_bytes(one.dtype)) for one in found
-        )
+                rung = self._file_backed(step)
+            yield replace(rung, disk_bytes=rung.disk_bytes + self._disk_bytes(rung.dtype))
 
     def curve(self, rung: Rung) -> tuple[tuple[int, int], ...]:
         """Run peaks of *rung* over contexts around the one asked for: tokens and bytes."""

@@ -8,7 +8,7 @@ weights, which the system may drop and read again, against what it can keep cach
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -93,7 +93,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Every rung with its verdict, and the one that is taken."""
+    """Every rung that was looked at with its verdict, and the one that is taken."""
 
     verdicts: tuple[Verdict, ...]
     chosen: int
@@ -162,8 +162,8 @@ def _need_bytes(rung: Rung, room: Room) -> int:
     return max(rung.load_peak_bytes, rung.run_peak_bytes if room.for_run else 0)
 
 
-def plan(rungs: Sequence[Rung], room: Room, *, label: str, context_tokens: int = 2048) -> LoadPlan:
-    """Take the first rung that fits.
+def plan(rungs: Iterable[Rung], room: Room, *, label: str, context_tokens: int = 2048) -> LoadPlan:
+    """Take the first rung that fits; those after it are not asked for.
 
     Args:
         rungs: in order of preference, at least one.
@@ -174,14 +174,17 @@ def plan(rungs: Sequence[Rung], room: Room, *, label: str, context_tokens: int =
     Raises:
         LoadRefused: none fits; names the nearest and the budget it needs.
     """
-    verdicts = tuple(judge(rung, room) for rung in rungs)
-    for index, verdict in enumerate(verdicts):
+    verdicts: list[Verdict] = []
+    for rung in rungs:
+        verdict = judge(rung, room)
         if verdict.fits:
-            reason = f"{verdict.rung.name} fits: {verdict.why}"
-            if index:
-                passed = ", ".join(f"{v.rung.name} ({v.why})" for v in verdicts[:index])
+            reason = f"{rung.name} fits: {verdict.why}"
+            if verdicts:
+                passed = ", ".join(f"{v.rung.name} ({v.why})" for v in verdicts)
                 reason += f"; passed over: {passed}"
-            return LoadPlan(verdicts, index, room.budget_bytes, context_tokens, reason)
+            taken = (*verdicts, verdict)
+            return LoadPlan(taken, len(verdicts), room.budget_bytes, context_tokens, reason)
+        verdicts.append(verdict)
     raise LoadRefused(refusal(verdicts, room, label))
 
 

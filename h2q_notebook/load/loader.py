@@ -88,19 +88,19 @@ class MemorySafeModelLoader:
             context_tokens=context_tokens, batch=batch, task=task, weights=False,
         )  # fmt: skip
         planner = Planner(order, self._history)
-        room = planner.room(budget_bytes)
+        room, rungs = planner.room(budget_bytes), tuple(planner.rungs())
         try:
             chosen = planner.plan(budget_bytes)
             index, reason = chosen.chosen, chosen.reason
         except LoadRefused as refused:
             index, reason = None, str(refused)
-        dtypes = dict.fromkeys(rung.dtype for rung in planner.rungs)
-        shown = planner.rungs[index] if index is not None else _smallest(planner.rungs)
+        dtypes = dict.fromkeys(rung.dtype for rung in rungs)
+        shown = rungs[index] if index is not None else _smallest(rungs)
         return LadderEstimate(
             label=order.label,
             facts=planner.facts,
             figures=tuple(planner.forms.figures(one) for one in dtypes),
-            verdicts=tuple(judge(rung, room) for rung in planner.rungs),
+            verdicts=tuple(judge(rung, room) for rung in rungs),
             chosen=index,
             reason=reason,
             budget_bytes=budget_bytes,

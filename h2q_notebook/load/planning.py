@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from h2q_notebook.errors import BadArgument, LoadRefused
@@ -123,9 +123,18 @@ class Planner:
             disk_bytes=self._gguf_bytes if self.converts else lambda _: 0,
             count=order.for_run,
         )
-        self._plain = self.forms.rungs(order.steps)
-        records = history.records()
-        self.rungs = tuple(corrected(one, records, self.facts.model_type) for one in self._plain)
+        self._records = history.records()
+        self._rungs: list[Rung] = []
+        self._plain_peaks: dict[str, int] = {}
+        self._rest = self.forms.rungs(order.steps)
+
+    def rungs(self) -> Iterator[Rung]:
+        """Every rung in order, corrected by what loads took here; each is worked out once."""
+        yield from self._rungs
+        for plain in self._rest:
+            self._plain_peaks[plain.name] = plain.load_peak_bytes
+            self._rungs.append(corrected(plain, self._records, self.facts.model_type))
+            yield self._rungs[-1]
 
     def room(self, budget_bytes: int) -> Room:
         """What there is to take from now."""
@@ -180,18 +189,18 @@ class Planner:
 
     def remember(self, rung: Rung, peak_bytes: int) -> None:
         """Note what a load of *rung* took; small ones tell nothing about larger ones."""
-        (plain,) = [one for one in self._plain if one.name == rung.name and one.kind == rung.kind]
-        if plain.load_peak_bytes >= _TELLING_BYTES:
+        estimated_bytes = self._plain_peaks[rung.name]
+        if estimated_bytes >= _TELLING_BYTES:
             self._history.record(
                 self.facts.model_type,
                 rung.name,
-                estimated_bytes=plain.load_peak_bytes,
+                estimated_bytes=estimated_bytes,
                 measured_bytes=peak_bytes,
             )
 
     def _plan(self, room: Room) -> LoadPlan:
         tokens = self.order.asked.context_tokens
-        return plan(self.rungs, room, label=self.order.label, context_tokens=tokens)
+        return plan(self.rungs(), room, label=self.order.label, context_tokens=tokens)
 
     def _gguf_bytes(self, dtype: str) -> int:
         conversion = Conversion(self.order.facts, dtype)

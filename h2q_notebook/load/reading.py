@@ -1,9 +1,11 @@
 """Stored tensors into memory: piece by piece, under a watch, as fast as the machine reads.
 
 Bytes are read by preadv into anonymous memory, never mapped: each byte that is used is one the
-watch has admitted. Measured on two cores from a warm page cache (1 GiB, 16-MiB tensors): fresh
-4-KiB pages 1.3 GB/s, with transparent huge pages 3.9, with a second reading thread 5.1. io_uring
-would save nothing here, as the time goes into page faults and the copy, not into system calls.
+watch has admitted. Measured on two cores from a warm page cache (980 MiB into fresh memory, fresh
+processes in turn): one thread 0.58 to 0.65 s, two 0.30 to 0.33 s. With transparent huge pages two
+threads took 0.13 s at best and one 2.5 s at worst: where a virtual machine gives free memory back
+to its host, huge pages are those that have to be fetched again, so no advice is given. io_uring
+would save nothing, as the time goes into page faults and the copy, not into system calls.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import mmap
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from h2q_notebook.errors import ModelRefused
@@ -29,7 +30,7 @@ READ_BYTES = 8 * MIB
 _SMALLEST_BYTES = 4096
 """A batch with less room than this is full; the buffer's padding fits in, too."""
 
-_OWN_BYTES = 2 * MIB  # one huge page on x86-64 and most arm64 kernels
+_OWN_BYTES = 2 * MIB
 
 _SHARE_BYTES = MIB
 """Below this a second thread costs more than it saves."""
@@ -141,7 +142,7 @@ class PieceReader:
             os.close(fd)
 
     def allocate(self, shape: tuple[int, ...], dtype: Any, what: str) -> Any:
-        """An uninitialised tensor, in memory of its own and in huge pages where it is large.
+        """An uninitialised tensor; a large one in memory of its own.
 
         Args:
             shape: of the tensor.
@@ -158,13 +159,8 @@ class PieceReader:
         self.watch.reserve(n_bytes, what)
         if n_bytes < _OWN_BYTES:
             return torch.empty(size, dtype=dtype)
-        # Never from the heap: a block that malloc finds there leaves its advice for huge pages
-        # behind, and the next small object in that place then takes 2 MiB (measured: 26 MiB more
-        # than the model in a process that had loaded others). Freed, this is gone at once.
+        # Not from the heap: freed, this is gone at once, whatever lies beside it.
         own = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # switched off in this kernel
-                own.madvise(mmap.MADV_HUGEPAGE)
         return torch.frombuffer(own, dtype=dtype).view(size)
 
     def read(self, tensor: TensorFacts, into: Any) -> None:

@@ -369,5 +369,11 @@ def test_a_plan_is_made_from_one_look_at_the_structure(
         models("deepseek_v2"), budget_bytes=GIB, dtype="auto", device="cpu", ladder=LADDER,
         context_tokens=None, batch=1, task=None,
     )  # fmt: skip
-    Planner(order, History()).plan(GIB)
+    planner = Planner(order, History())
+    assert planner.plan(GIB).rung.name == "bf16"
+    assert len(list(planner.rungs())) == len(list(planner.rungs())) == 5
     assert built == ["bf16"]
+
+
+def test_a_load_that_fits_in_full_looks_at_no_other_form(models: Callable[..., Path]) -> None:
+    assert len(load(models("llama_tied"), *LADDER).plan.verdicts) == 1
