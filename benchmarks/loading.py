@@ -67,9 +67,10 @@ _WAYS = ("transformers", "h2q", "h2q mapped")
 class Child:
     """One load in a process of its own."""
 
-    def __init__(self, how: str, where: Path, dtype: str) -> None:
+    def __init__(self, *arguments: str, script: str = _CHILD, limit_bytes: int = 0) -> None:
+        limit = ["prlimit", f"--as={limit_bytes}"] if limit_bytes else []
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, how, str(where), dtype],
+            [*limit, sys.executable, "-c", script, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 
@@ -101,7 +102,7 @@ class Child:
 
 
 def timed(how: str, where: Path, dtype: str) -> dict[str, Any]:
-    child = Child(how, where, dtype)
+    child = Child(how, str(where), dtype)
     for _ in ("ready", "loaded"):
         child.read()
         child.go_on()
@@ -114,7 +115,7 @@ def weighed(how: str, where: Path, dtype: str) -> dict[str, int]:
     """Bytes beyond the imports: at the peak of the load, after it, after the first forward."""
     import threading
 
-    child = Child(how, where, dtype)
+    child = Child(how, str(where), dtype)
     child.read()
     base = child.memory()
     peaks = [0, 0]

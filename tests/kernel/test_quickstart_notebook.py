@@ -23,10 +23,11 @@ pytestmark = pytest.mark.timeout(900)  # the first run fetches 89 MiB and conver
 
 @dataclass
 class Executed:
-    """The notebook after its run; ``no_model`` says why the model's section was left out."""
+    """The notebook after its run; what was left out, and why."""
 
     cells: list[Any] = field(default_factory=list)
-    no_model: str = ""
+    no_library: str = ""
+    no_smollm2: str = ""
 
     def cell(self, start: str) -> Any:
         """The only code cell whose text contains *start*."""
@@ -42,9 +43,12 @@ class Executed:
         return "".join(o.get("text", "") for o in self.cell(start).outputs)
 
 
-def why_no_model() -> str:
-    if any(find_spec(name) is None for name in ("torch", "transformers", "gguf")):
-        return "the models extra is not installed"
+def why_no_library() -> str:
+    missing = [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]
+    return f"{missing[0]} is not installed" if missing else ""
+
+
+def why_no_smollm2() -> str:
     try:
         smollm2.fetch()
     except LoadFailed as error:
@@ -52,10 +56,10 @@ def why_no_model() -> str:
     return ""
 
 
-def without_model(cells: list[Any]) -> list[Any]:
-    """The cells before section 6 and after section 7."""
-    titles = [next((t for t in ("## 6.", "## Where") if t in c.source), "") for c in cells]
-    return cells[: titles.index("## 6.")] + cells[titles.index("## Where") :]
+def without(cells: list[Any], first: str, end: str) -> list[Any]:
+    """The cells before the title *first* and from the title *end* on."""
+    titles = [next((t for t in (first, end) if t in cell.source), "") for cell in cells]
+    return cells[: titles.index(first)] + cells[titles.index(end) :]
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +67,32 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
     home = tmp_path_factory.mktemp("quickstart")
     write_kernelspec(home / "data" / "kernels")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    no_model = why_no_model()
-    if no_model:
-        notebook.cells = without_model(notebook.cells)
+    no_library = why_no_library()
+    no_smollm2 = no_library or why_no_smollm2()
+    if no_library:
+        notebook.cells = without(notebook.cells, "## 6.", "## Where")
+    elif no_smollm2:
+        notebook.cells = without(notebook.cells, "## 7.", "## 9.")
     client = NotebookClient(notebook, timeout=600, kernel_name="h2q-limited")
     client.create_kernel_manager()
     client.km.kernel_spec_manager = KernelSpecManager(kernel_dirs=[str(home / "data" / "kernels")])
     environment = {**kernel_environment(home), "H2Q_CACHE_DIR": str(cache_root())}
     environment.pop("H2Q_GAUGE", None)
     client.execute(env=environment, cwd=str(home))
-    return Executed(notebook.cells, no_model)
+    return Executed(notebook.cells, no_library, no_smollm2)
 
 
 @pytest.fixture
-def with_model(executed: Executed) -> Executed:
-    if executed.no_model:
-        pytest.skip(executed.no_model)
+def with_library(executed: Executed) -> Executed:
+    if executed.no_library:
+        pytest.skip(executed.no_library)
+    return executed
+
+
+@pytest.fixture
+def with_smollm2(executed: Executed) -> Executed:
+    if executed.no_smollm2:
+        pytest.skip(executed.no_smollm2)
     return executed
 
 
@@ -119,13 +133,31 @@ def test_everything_from_before_lives_on(executed: Executed) -> None:
     assert "three things I must not lose" in executed.printed("print(findings)")
 
 
-def test_the_model_is_loaded_and_answers(with_model: Executed) -> None:
-    load = with_model.outcome("h2q_load h2q://smollm2 --budget 1.5GiB")
+def test_the_embedded_model_is_estimated_loaded_and_adds(with_library: Executed) -> None:
+    told = with_library.outcome("%h2q_estimate")
+    load = with_library.outcome("--as adder")
+    assert told["chosen"] == load["rung"] == "fp32"
+    assert "Answer: 125" in with_library.printed("print(said)")
+
+
+def test_a_model_that_is_given_back_is_gone(with_library: Executed) -> None:
+    shown = with_library.cell("%h2q_unload adder").outputs[0]["data"]["text/plain"]
+    assert "adder is gone" in shown
+
+
+def test_the_larger_model_is_loaded_and_answers(with_smollm2: Executed) -> None:
+    load = with_smollm2.outcome("h2q_load h2q://smollm2 --budget 1.5GiB")
     assert load["peak_bytes"] < 1536 << 20
-    assert "Paris" in with_model.printed("model.generate")
+    assert "Paris" in with_smollm2.printed("model.generate")
 
 
-def test_a_load_that_cannot_fit_is_refused_and_the_old_model_stays(with_model: Executed) -> None:
-    said = with_model.printed("--budget 100MiB")
-    assert "does not fit the budget of 100 MiB" in said
-    assert "the old model is still bound" in with_model.printed("assert model is before")
+def test_with_less_room_the_weights_stay_in_their_file(with_smollm2: Executed) -> None:
+    load = with_smollm2.outcome("--as small --budget 100MiB")
+    assert load["rung"] == "mapped"
+    assert load["peak_bytes"] < 100 << 20 < load["mapped_bytes"]
+
+
+def test_a_load_that_cannot_fit_is_refused_and_the_old_model_stays(with_smollm2: Executed) -> None:
+    said = with_smollm2.printed("--budget 20MiB")
+    assert "does not fit the budget of 20 MiB" in said
+    assert "the old model is still bound" in with_smollm2.printed("assert model is before")
