@@ -19,6 +19,7 @@ from h2q_notebook.load.ladder import Kind, Rung, StepName
 from h2q_notebook.load.mapped import can_map
 from h2q_notebook.load.mapping import Filling
 from h2q_notebook.load.placement import Device
+from h2q_notebook.load.prices import prices
 from h2q_notebook.load.probe import why_not
 from h2q_notebook.load.quantised import block_rows
 from h2q_notebook.load.structures import Structures
@@ -101,7 +102,13 @@ class Forms:
                 rung = self._quantised(step)
             else:
                 rung = self._file_backed(step)
-            yield replace(rung, disk_bytes=rung.disk_bytes + self._disk_bytes(rung.dtype))
+            speed, quality = prices(rung.kind)
+            yield replace(
+                rung,
+                disk_bytes=rung.disk_bytes + self._disk_bytes(rung.dtype),
+                speed=speed,
+                quality=quality,
+            )
 
     def curve(self, rung: Rung) -> tuple[tuple[int, int], ...]:
         """Run peaks of *rung* over contexts around the one asked for: tokens and bytes."""
