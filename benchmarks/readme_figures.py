@@ -113,12 +113,73 @@ def _refuse_cost(data: dict[str, Any]) -> Rows:
             yield f"{name}, bare → guarded", f"{_us(cost['off_us'])} → {_us(cost['on_us'])} µs"
 
 
+def _loading(data: dict[str, Any]) -> Rows:
+    for label, case in data["cases"].items():
+        theirs, ours, mapped = (case[way] for way in ("transformers", "h2q", "h2q mapped"))
+        yield (
+            f"load of {label}: peak by the model's size, h2q / transformers",
+            f"{ours['peak_over_model']:.2f}x / {theirs['peak_over_model']:.2f}x",
+        )
+        yield (
+            "… peak over what remains in memory; time to the first answer by transformers'",
+            f"{ours['peak_over_resident']:.3f}x; {ours['time_of_transformers']:.2f}x "
+            f"(mapped {mapped['time_of_transformers']:.2f}x)",
+        )
+
+
+def _estimates(data: dict[str, Any]) -> Rows:
+    rows = [row for model in data["models"] for row in model["rows"]]
+    for what in ("load", "run"):
+        errors = [row[f"{what}_error"] for row in rows]
+        yield (
+            f"estimate of a {what}'s peak against the measured one, {len(rows)} cases",
+            f"{min(errors):+.1%} to {max(errors):+.1%}",
+        )
+    published = data["published"]
+    exact = sum(not row["difference"] for row in published)
+    slowest = max(row["structure_s"] for row in published[1:])
+    yield "published models counted exactly from a config alone", f"{exact} of {len(published)}"
+    yield "… time for each, DeepSeek-V3 671B among them, at most", f"{slowest:g} s"
+
+
+def _budgets(data: dict[str, Any]) -> Rows:
+    rows = data["rows"]
+    loaded = [row for row in rows if row["rung"]]
+    worst = max(row["peak_bytes"] - row["budget_bytes"] for row in loaded) / 2**20
+    yield (
+        "1 GB models under budgets of 105 to 20 %: loaded and generating / refused",
+        f"{sum(row['generated'] == 8 for row in loaded)} / {len(rows) - len(loaded)}",
+    )
+    yield "… highest peak beside its budget", f"{worst:+.0f} MiB"
+
+
+def _train_tiny_deepseek(data: dict[str, Any]) -> Rows:
+    yield (
+        "h2q://tiny-deepseek: unseen sums that are right",
+        f"{data['held_out_right']} of {data['held_out_pairs']}",
+    )
+    yield "… training it, on one core", f"{data['train_cpu_s']:.0f} s"
+
+
+def _tiny_load(data: dict[str, Any]) -> Rows:
+    first = data["rows"][0]
+    yield (
+        "… loaded / loaded and has added, once torch is imported, median",
+        f"{first['loaded_median_s']:g} s / {first['answered_median_s']:g} s",
+    )
+
+
 _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "adversarial": _adversarial,
     "overruns": _overruns,
     "overhead": _overhead,
     "gauge_paint": _gauge_paint,
     "refuse_cost": _refuse_cost,
+    "loading": _loading,
+    "estimates": _estimates,
+    "budgets": _budgets,
+    "train_tiny_deepseek": _train_tiny_deepseek,
+    "tiny_load": _tiny_load,
 }
 
 
@@ -151,9 +212,30 @@ def overshoots(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def rungs(results: Path = RESULTS) -> str:
+    """What each form of a model holds and costs."""
+    data = _read(results, "rung_quality") or {"rungs": {}}
+    lines = [
+        "| form | in memory | in its file | log-likelihood a token | tokens/s, by bf16 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in data["rungs"].items():
+        mapped = f"{row['mapped_bytes'] / 2**20:.0f} MiB" if row["mapped_bytes"] else "–"
+        lines.append(
+            f"| {name} | {row['resident_bytes'] / 2**20:.0f} MiB | {mapped} | "
+            f"{-row['nll']:.3f} | {row['tokens_per_s']:g} ({row['speed_of_bf16']:g}x) |"
+        )
+    return "\n".join(lines)
+
+
 def rewritten(readme: str, results: Path = RESULTS) -> str:
-    """*readme* with both blocks as the results say."""
-    for name, text in (("figures", figures(results)), ("overshoots", overshoots(results))):
+    """*readme* with its blocks as the results say."""
+    blocks = {
+        "figures": figures(results),
+        "overshoots": overshoots(results),
+        "rungs": rungs(results),
+    }
+    for name, text in blocks.items():
         old = re.compile(f"<!-- {name}: begin -->.*?<!-- {name}: end -->", re.DOTALL)
         if not old.search(readme):
             raise SystemExit(f"README.md has no markers for {name}")

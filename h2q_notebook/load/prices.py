@@ -35,5 +35,5 @@ def prices(kind: str) -> tuple[str, str]:
     source = f"{data['model']}, {data['command']}"
     speed = f"{row['speed_of_bf16']}x the speed of bf16"
     lost = row["nll_over_bf16"]
-    quality = f"log-likelihood {lost:+.3f} a token" if lost else "exact"
+    quality = f"log-likelihood {-lost:+.3f} a token" if lost else "exact"
     return speed, f"{quality} ({source})"
