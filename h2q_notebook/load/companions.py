@@ -8,7 +8,6 @@ costs a note and never the model, which by then has cost far more.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -56,22 +55,22 @@ def companions(facts: ModelFacts, config: Any) -> Companions:
 def _tokenizer(facts: ModelFacts, config: Any, notes: list[str]) -> Any | None:
     from transformers import AutoTokenizer
 
-    return _attempt([AutoTokenizer.from_pretrained], "tokenizer", facts, notes, config=config)
+    return _attempt([AutoTokenizer], "tokenizer", facts, notes, config=config)
 
 
 def _processor(facts: ModelFacts, config: Any, notes: list[str]) -> Any | None:
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 
     settings = _settings(facts)
-    ways: list[Callable[..., Any]] = []
+    ways: list[Any] = []
     # A whole processor is made around a tokenizer. Without one transformers invents an empty one,
     # and where it has no processor class it hides which library the parts would have needed.
     if facts.has_tokenizer and ("processor_class" in settings or _has_processor_class(config)):
-        ways.append(AutoProcessor.from_pretrained)
+        ways.append(AutoProcessor)
     if "feature_extractor_type" in settings and "image_processor_type" not in settings:
-        ways.append(AutoFeatureExtractor.from_pretrained)
+        ways.append(AutoFeatureExtractor)
     else:
-        ways += [AutoImageProcessor.from_pretrained, AutoFeatureExtractor.from_pretrained]
+        ways += [AutoImageProcessor, AutoFeatureExtractor]
     return _attempt(ways, "processor", facts, notes, config=config)
 
 
@@ -80,19 +79,23 @@ def _generation_config(facts: ModelFacts, notes: list[str]) -> Any | None:
         return None
     from transformers import GenerationConfig
 
-    return _attempt([GenerationConfig.from_pretrained], "generation config", facts, notes)
+    return _attempt([GenerationConfig], "generation config", facts, notes)
 
 
 def _attempt(
-    ways: list[Callable[..., Any]], what: str, facts: ModelFacts, notes: list[str], **more: Any
+    ways: list[Any], what: str, facts: ModelFacts, notes: list[str], **more: Any
 ) -> Any | None:
-    """The result of the first way that works; else a note with the first one's reason."""
+    """From the first class that works; else a note with the first one's reason.
+
+    Classes, not their methods: where pillow is absent, transformers' placeholder for one raises as
+    soon as its ``from_pretrained`` is looked up.
+    """
     reason = ""
     if more:
         more["trust_remote_code"] = False
     for way in ways:
         try:
-            return way(facts.path, local_files_only=True, **more)
+            return way.from_pretrained(facts.path, local_files_only=True, **more)
         except (H2QError, MemoryError):
             raise
         except Exception as error:
