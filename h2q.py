@@ -7,14 +7,14 @@ from typing import Any
 import h2q_notebook
 from h2q_notebook.extension import load_ipython_extension, unload_ipython_extension
 
-__all__ = sorted([*h2q_notebook.__all__, "load"])  # noqa: PLE0605 - one list, kept in one place
+__all__ = sorted([*h2q_notebook.__all__, "bench", "load"])  # noqa: PLE0605 - one list, kept in one place
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # in the package itself this name is the loader's room
-        from h2q_notebook.api import load
+    if name in ("bench", "load"):  # in the package itself these names are rooms
+        from h2q_notebook import api
 
-        return load
+        return getattr(api, name)
     return getattr(h2q_notebook, name)
 
 

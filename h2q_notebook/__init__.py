@@ -4,7 +4,7 @@ The facade: exactly the names in ``__all__``, each imported when it is first use
 module is cheap and changes nothing; ``%load_ext h2q`` starts the guardian.
 
 Rooms, and who may import whom: ``errors, units <- config <- readings <- policy <- guardian <-
-{cell, load} <- session <- magics, extension``; ``views`` takes plain data.
+{cell, load, bench} <- session <- magics, extension``; ``views`` takes plain data.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "BadArgument": "errors",
+    "BenchInterrupted": "errors",
+    "BenchRun": "bench.outcome",
+    "CaseResult": "bench.outcome",
     "CellOutcome": "cell.outcome",
     "CellStopRequested": "errors",
     "CellStopped": "errors",

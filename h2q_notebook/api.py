@@ -1,19 +1,22 @@
-"""What Python callers use beside the magics: ``h2q.load``, ``h2q.estimate``, ``h2q.stop`` ...
+"""What Python callers use beside the magics: ``h2q.load``, ``h2q.bench``, ``h2q.stop`` ...
 
-``load`` is public as ``h2q.load`` alone: in the package that name is the room of the loader.
+``load`` and ``bench`` are public as ``h2q.load`` and ``h2q.bench`` alone: in the package these
+names are rooms.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from h2q_notebook.bench.outcome import BenchRun
+    from h2q_notebook.bench.run import Step
     from h2q_notebook.load.ladder import StepName
     from h2q_notebook.load.outcome import LadderEstimate, LoadOutcome, ProgressCallback
 
-__all__ = ["estimate", "load", "raise_budget", "stop"]
+__all__ = ["bench", "estimate", "load", "raise_budget", "stop"]
 
 
 def stop() -> bool:
@@ -138,6 +141,71 @@ def estimate(
         batch=batch,
         task=task,
     )
+
+
+def bench(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    suite: str = "h2q-15",
+    samples: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_new_tokens: int | None = None,
+    seed: int | None = None,
+    preset: str | None = None,
+    threads: int | None = None,
+    budget: str | int | None = None,
+    dtype: str = "auto",
+    ladder: str | Sequence[str] | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> BenchRun:
+    """Ask a model every case of a suite, judge its answers and keep them; with or without IPython.
+
+    Args:
+        model: a transformers model, a ``LoadOutcome``, or anything ``load`` takes (it is loaded
+            for this run alone, under *budget*).
+        tokenizer: the model's; not needed for the other two.
+        suite: ``h2q-15``, ``addition-20``, ``humaneval``, or a .toml or .json file.
+        samples: answers to each case (1).
+        temperature: 0 is greedy (0).
+        top_p: only the likeliest tokens that together have this probability (1).
+        max_new_tokens: where an answer is cut (the suite's).
+        seed: of the first answer; each further one has the next (0).
+        preset: ``greedy`` or ``r1``; what is given beside it is laid over it.
+        threads: that torch computes with, meanwhile.
+        budget: as for ``load``.
+        dtype: as for ``load``.
+        ladder: as for ``load``.
+        progress: called with each ``Step``.
+
+    Returns:
+        The run; it is also kept under Jupyter's data directory (or ``H2Q_DATA_DIR``).
+
+    Raises:
+        BadArgument, MissingExtra: one sentence each; nothing was run.
+        BaseException: as raised by an interrupt; what was answered is kept.
+    """
+    from h2q_notebook.bench.generation import sampling_of
+    from h2q_notebook.bench.store import RunStore, data_root
+    from h2q_notebook.bench.suite import load_suite
+    from h2q_notebook.benches import subject_of
+    from h2q_notebook.benching import BenchOrder, bench_model
+
+    budget_bytes = _budget_bytes(budget)
+    order = BenchOrder(
+        suite=load_suite(suite),
+        suite_source=suite,
+        sampling=sampling_of(
+            preset, samples=samples, temperature=temperature, top_p=top_p,
+            max_new_tokens=max_new_tokens, seed=seed,
+        ),
+        threads=threads,
+        budget_bytes=budget_bytes,
+    )  # fmt: skip
+    subject = subject_of(model, tokenizer, budget_bytes, dtype=dtype, ladder=_steps(ladder))
+    watch = None if progress is None else (lambda title, earlier: progress)
+    return bench_model(subject, order, RunStore(data_root()), watch)
 
 
 def _budget_bytes(budget: str | int | None) -> int:

@@ -6,6 +6,7 @@
     ├── ModelRefused                      a model directory is malformed, hostile or unsupported
     ├── LoadRefused (MemoryError)         the model does not fit the budget; names what would
     ├── LoadFailed                        a load broke half-way and was undone
+    ├── BenchInterrupted                  a bench was interrupted; its answers are kept
     └── GuardUnavailable (OSError)        this platform or sandbox offers no way to guard
     CellStopped (BaseException)           raised inside a guarded cell to end it
     ├── MemoryBudgetExceeded              the cell used more memory than its budget
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 __all__ = [
     "BadArgument",
+    "BenchInterrupted",
     "CellStopRequested",
     "CellStopped",
     "CellTimeExceeded",
@@ -69,6 +71,10 @@ class LoadRefused(H2QError, MemoryError):
 
 class LoadFailed(H2QError):
     """A load failed after it had begun; everything it had done was undone."""
+
+
+class BenchInterrupted(H2QError):
+    """A bench was interrupted; what it had is kept and can be gone on with."""
 
 
 class GuardUnavailable(H2QError, OSError):

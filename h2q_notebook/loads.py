@@ -163,7 +163,7 @@ class Loads:
         """Show every model that was loaded and lives."""
         from h2q_notebook.views import models
 
-        self._publish(models.bundle(self._bound()), {})
+        self._publish(models.bundle(self.bound()), {})
 
     def unload(
         self, name: str | None = None, *, idle_s: float | None = None, everything: bool = False
@@ -208,7 +208,7 @@ class Loads:
             )
         return chosen
 
-    def _bound(self) -> tuple[tuple[LoadedModel, bool], ...]:
+    def bound(self) -> tuple[tuple[LoadedModel, bool], ...]:
         """Every living model, and whether its name still stands for it."""
         names = self._shell.user_ns
         return tuple(

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from h2q_notebook import displays
+from h2q_notebook.benches import Benches
 from h2q_notebook.cell.lifecycle import GuardedCell
 from h2q_notebook.cell.options import BudgetOptions
 from h2q_notebook.cell.outcome import CellOutcome, Event
@@ -63,6 +65,7 @@ class Session:
         self.default: BudgetOptions | None = None
         self.history: deque[CellOutcome] = deque(maxlen=self.config.history_length)
         self.loads = Loads(shell, self.guardian, self.config, self._publish)
+        self.benches = Benches(shell, self.guardian, self.config, self.loads, self._publish)
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
         self._kernel_gauge: KernelGauge | None = None
@@ -77,6 +80,7 @@ class Session:
         global _session
         self.guardian.start()
         self.shell.input_transformers_cleanup.insert(0, self._transformer)
+        displays.register(self.shell)
         self.shell.events.register("pre_run_cell", self._before)
         self.shell.events.register("post_run_cell", self._after)
         _session = self
@@ -85,6 +89,7 @@ class Session:
         """Undo everything that ``start`` did."""
         global _session
         self.kernel_gauge(on=False)
+        displays.forget(self.shell)
         self.shell.events.unregister("pre_run_cell", self._before)
         self.shell.events.unregister("post_run_cell", self._after)
         self.shell.input_transformers_cleanup.remove(self._transformer)

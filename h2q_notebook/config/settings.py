@@ -37,6 +37,9 @@ class MemorySafeConfig:
     """Copies that ``--rollback deep`` may keep by default (1 MiB to 1 TiB)."""
     history_length: int = 1000
     """Outcomes kept in ``h2q.history`` (1 to 100000)."""
+    data_dir: str = ""
+    """Directory for the results of benches; empty for Jupyter's data directory. ``H2Q_DATA_DIR``
+    in the environment comes first."""
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -49,7 +52,11 @@ class MemorySafeConfig:
             "deep_limit_bytes": (MIB, 1 << 40),
             "history_length": (1, 100_000),
         }
+        if not isinstance(self.data_dir, str) or "\0" in self.data_dir:
+            raise BadArgument(f"data_dir: {self.data_dir!r} is no path; give a directory as text")
         for field in fields(self):
+            if field.name not in ranges:
+                continue
             value, (low, high) = getattr(self, field.name), ranges[field.name]
             if (
                 isinstance(value, bool)

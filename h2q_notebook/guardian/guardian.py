@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from h2q_notebook.errors import GuardUnavailable
 from h2q_notebook.guardian.channel import SidecarWatcher, ThreadWatcher, Watcher, stop_signal
 from h2q_notebook.guardian.page import Word
-from h2q_notebook.guardian.peak import peak_above, reset_high_water_mark
+from h2q_notebook.guardian.peak import PeakMark, peak_above
 from h2q_notebook.guardian.refuse import Refusal, Refuser
 from h2q_notebook.guardian.stop import CellContext, StopController
 from h2q_notebook.guardian.strict import StrictLimit
@@ -116,6 +116,7 @@ class MemoryGuardian:
         self._armed: GuardRequest | None = None
         self._token = 0
         self._baseline = self.read()
+        self._peak: PeakMark | None = None
         self._start_s = 0.0
         self._threads: frozenset[threading.Thread] = frozenset()
         self.watcher_losses = 0
@@ -242,7 +243,7 @@ class MemoryGuardian:
         assert self._stop is not None
         self._token += 1
         self._threads = frozenset(threading.enumerate())
-        reset_high_water_mark()
+        self._peak = PeakMark()
         self._baseline = base = self.read()
         limit = base.used_bytes + request.budget_bytes
         page = self._watcher.page
@@ -303,6 +304,8 @@ class MemoryGuardian:
         budget = watcher.page[Word.LIMIT] - base.used_bytes
         sampled_peak = watcher.page[Word.PEAK] - base.used_bytes
         end = self.read()
+        if self._peak is not None:
+            end = replace(end, peak_rss_bytes=self._peak.close(end.peak_rss_bytes))
         raw = watcher.disarm()
         peak, exact = peak_above(base, end, sampled_peak)
         born = [

@@ -10,7 +10,7 @@ import pytest
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import BadArgument
 
-FIELDS = [field.name for field in fields(MemorySafeConfig)]
+FIELDS = [field.name for field in fields(MemorySafeConfig) if field.name != "data_dir"]
 
 
 def test_the_defaults_are_inside_their_own_ranges() -> None:
@@ -39,3 +39,9 @@ def test_every_setting_says_its_range(name: str) -> None:
     source = inspect.getsource(MemorySafeConfig)
     after = source.split(f"{name}:", 1)[1]
     assert " to " in after.split('"""')[1]
+
+
+@pytest.mark.parametrize("value", [3, None, "a\0b"], ids=repr)
+def test_a_data_directory_that_is_no_path_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(BadArgument, match=r"^data_dir: "):
+        MemorySafeConfig(data_dir=value)

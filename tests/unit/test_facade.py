@@ -15,6 +15,9 @@ import h2q_notebook
 
 NAMES = {
     "BadArgument",
+    "BenchInterrupted",
+    "BenchRun",
+    "CaseResult",
     "CellOutcome",
     "CellStopRequested",
     "CellStopped",
@@ -31,6 +34,7 @@ NAMES = {
     "MemorySafeModelLoader",
     "MissingExtra",
     "ModelRefused",
+    "bench",
     "estimate",
     "history",
     "last",
@@ -51,8 +55,8 @@ def in_fresh_python(code: str) -> Any:
 
 def test_the_public_names_are_exactly_these() -> None:
     assert set(h2q.__all__) == NAMES
-    # there "load" is the loader's room
-    assert set(h2q_notebook.__all__) == NAMES - {"load"}
+    # there "load" and "bench" are rooms
+    assert set(h2q_notebook.__all__) == NAMES - {"load", "bench"}
     assert list(h2q.__all__) == sorted(h2q.__all__)
 
 

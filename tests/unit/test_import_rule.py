@@ -21,12 +21,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("guardian",),
     ("cell", "load", "bench"),
-    ("startup", "session", "gauges", "loads", "api"),
+    ("startup", "session", "gauges", "loads", "benching", "benches", "displays", "one_load", "api"),
     ("magics", "extension"),
 )
 # Modules of the top layers that wire their neighbours: that is what they are for.
 ALLOWED = {
     ("api", "session"), ("session", "gauges"), ("session", "loads"), ("loads", "gauges"),
+    ("session", "benches"), ("session", "displays"), ("benches", "benching"), ("benches", "loads"),
+    ("benches", "gauges"), ("benches", "one_load"),
+    ("api", "benches"), ("api", "benching"),
     ("extension", "magics"),
 }  # fmt: skip
 DATA = {"cell.outcome"}  # frozen dataclasses that views draw
