@@ -169,6 +169,27 @@ def _tiny_load(data: dict[str, Any]) -> Rows:
     )
 
 
+def _bench_smollm2(data: dict[str, Any]) -> Rows:
+    first = data["runs"][0]
+    low, high = first["wilson_95"]
+    yield (
+        "SmolLM2-135M on h2q-15, greedy: passed (95 % interval)",
+        f"{first['passed']} of {first['total']} ({low:.0%} to {high:.0%})",
+    )
+    same = "the same texts" if data["same_texts"] else "other texts"
+    yield "… a second run in a fresh kernel", same
+    yield "… tokens/s on one thread", f"{first['tokens_per_s']:g}"
+
+
+def _bench_overhead(data: dict[str, Any]) -> Rows:
+    for model, row in data["models"].items():
+        yield (
+            f"what the bench costs {model}, table shown: time beside a bare generate",
+            f"{row['overhead']:+.1%} at {row['bare_tokens_per_s']:g} tokens/s "
+            f"({row['per_answer_ms']:+.1f} ms an answer of {row['new_tokens']} tokens)",
+        )
+
+
 _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "adversarial": _adversarial,
     "overruns": _overruns,
@@ -180,6 +201,8 @@ _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "budgets": _budgets,
     "train_tiny_deepseek": _train_tiny_deepseek,
     "tiny_load": _tiny_load,
+    "bench_smollm2": _bench_smollm2,
+    "bench_overhead": _bench_overhead,
 }
 
 

@@ -18,7 +18,7 @@ from h2q_notebook.bench.generation import (
     default_threads,
     use_threads,
 )
-from h2q_notebook.bench.noise import Busy, judge_noise, read_busy
+from h2q_notebook.bench.noise import Busy, idle_cores, judge_noise, read_busy
 from h2q_notebook.bench.outcome import BenchRun, CaseResult
 from h2q_notebook.bench.run import Step, run_cases
 from h2q_notebook.bench.store import RunStore, RunWriter
@@ -52,7 +52,7 @@ class BenchOrder:
     suite_source: str
     sampling: Sampling = field(default_factory=Sampling)
     threads: int | None = None
-    """None for ``default_threads``."""
+    """None for as many as there are idle processors."""
     budget_bytes: int | None = None
     resume: str | None = None
     """The id of a run to go on with."""
@@ -84,7 +84,7 @@ def bench_model(
         BaseException: an interrupt or a stop; the run is marked incomplete first.
     """
     generator = ModelGenerator(subject.model, subject.tokenizer, order.sampling)
-    threads = order.threads or default_threads()
+    threads = order.threads or default_threads(idle_cores())
     about = _about(subject, order, generator, threads)
     earlier: tuple[CaseResult, ...] = ()
     if order.resume is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from h2q_notebook.bench.outcome import BenchRun, Tally
+from h2q_notebook.bench.outcome import BenchRun, Tally, tally_of
 from h2q_notebook.bench.stats import Paired, mcnemar
 from h2q_notebook.errors import BadArgument
 
@@ -124,7 +124,7 @@ def _column(run: BenchRun, cases: Sequence[str]) -> Column:
     tallies = {}
     for category in (*run.categories, "all"):
         chosen = [one for one in kept if category in ("all", one.category)]
-        tallies[category] = Tally(sum(one.passed for one in chosen), len(chosen))
+        tallies[category] = tally_of(chosen)
     return Column(
         run_id=run.run_id,
         label=label_of(run),

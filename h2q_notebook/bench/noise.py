@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Busy", "Noise", "judge_noise", "read_busy"]
+__all__ = ["Busy", "Noise", "idle_cores", "judge_noise", "read_busy"]
 
 _TOLERATED_CORES = 0.1
 """Others' work that is always there: a desktop, the front end of the notebook."""
@@ -56,6 +56,15 @@ def read_busy() -> Busy:
         machine_s=total - idle,
         own_s=own.user + own.system + own.children_user + own.children_system,
     )
+
+
+def idle_cores(wait_s: float = 0.2) -> float:
+    """How many processors nobody used, on average over a short while."""
+    before = read_busy()
+    time.sleep(wait_s)
+    after = read_busy()
+    took_s = after.at_s - before.at_s
+    return (os.cpu_count() or 1) - (after.machine_s - before.machine_s) / took_s
 
 
 def judge_noise(before: Busy, after: Busy, *, threads: int, cores: int) -> Noise:

@@ -5,14 +5,14 @@ Covers the shape of results and what follows from them by counting. Times are se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from h2q_notebook.bench.stats import pass_at_k, wilson
 
-__all__ = ["BenchRun", "CaseResult", "Tally"]
+__all__ = ["BenchRun", "CaseResult", "Tally", "tally_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,8 @@ class Tally:
 
     passed: int
     total: int
+    n_cases: int
+    """Several answers to one case are no independent trials; the cases are."""
 
     @property
     def rate(self) -> float:
@@ -90,8 +92,14 @@ class Tally:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's, 95 %."""
-        return wilson(self.passed, self.total)
+        """Wilson's, 95 %, over cases: with many samples each it is on the wide side."""
+        return wilson(self.rate * self.n_cases, self.n_cases)
+
+
+def tally_of(answers: Sequence[CaseResult]) -> Tally:
+    """Count answers."""
+    n_cases = len({one.case_id for one in answers})
+    return Tally(sum(one.passed for one in answers), len(answers), n_cases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,7 @@ class BenchRun:
     def tally(self, category: str | None = None) -> Tally:
         """Of one category, or of all."""
         chosen = [one for one in self.cases if category in (None, one.category)]
-        return Tally(sum(one.passed for one in chosen), len(chosen))
+        return tally_of(chosen)
 
     @property
     def categories(self) -> tuple[str, ...]:

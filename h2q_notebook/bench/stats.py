@@ -14,11 +14,15 @@ __all__ = ["Paired", "mcnemar", "pass_at_k", "quantile", "wilson"]
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
-def wilson(passed: int, total: int) -> tuple[float, float]:
+def wilson(passed: float, total: int) -> tuple[float, float]:
     """The 95 % score interval of a rate, 0.0 to 1.0.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference"; unlike the
     textbook interval it holds for few cases and for rates of 0 and 1.
+
+    Args:
+        passed: how many; a part of one where a case was tried several times.
+        total: of how many independent ones.
     """
     if not 0 <= passed <= total:
         raise ValueError(f"{passed} of {total}")

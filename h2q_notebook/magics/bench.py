@@ -34,7 +34,7 @@ def _parser() -> MagicParser:
     add("--max-new-tokens", type=int, default=None, metavar="N", help="(the suite's)")
     add("--seed", type=int, default=None, help="(0)")
     add("--preset", default=None, help="greedy, or r1 for models that think")
-    add("--threads", type=int, default=None, metavar="N", help="(the processors' number)")
+    add("--threads", type=int, default=None, metavar="N", help="(the idle processors' number)")
     add("--budget", default=None, metavar="SIZE", help="for loading MODEL; none: what is free")
     add("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto")
     add("--ladder", type=converted(parse_ladder), default=None, metavar="STEPS")

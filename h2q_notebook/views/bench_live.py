@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["BenchLive"]
 
 _INTERVAL_S = 0.25
+_SHOWN_ROWS = 30
+"""The table is sent anew at each change; earlier answers are in the run's own table."""
 
 
 class BenchLive:
@@ -101,7 +103,7 @@ class BenchLive:
     def _table(self, step: Step) -> str:
         return (
             f'<div style="{BOX}"><b>{escape(self._title)}</b>'
-            f"{html_table(CASE_HEAD, self._rows)}"
+            f"{html_table(CASE_HEAD, self._rows[-_SHOWN_ROWS:])}"
             f'<div role="status" style="{SOFT}">{escape(self.status(step))}</div></div>'
         )
 

@@ -62,7 +62,7 @@ def comparison_figure(found: Comparison) -> Any:
         for col, value in ((2, column.tokens_per_s), (3, column.peak_bytes / MIB)):
             bar = go.Bar(x=[label], y=[value], marker_color=colour, showlegend=False, name=label)
             figure.add_trace(bar, row=2, col=col)
-    figure.update_yaxes(range=[0, 1], tickformat=".0%", row=1, col=2)
+    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", row=1, col=2)
     figure.update_xaxes(showticklabels=False, row=2, col=2)
     figure.update_xaxes(showticklabels=False, row=2, col=3)
     figure.update_layout(

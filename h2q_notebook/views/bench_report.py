@@ -46,7 +46,7 @@ def case_row(one: CaseResult) -> tuple[str, ...]:
 
 def bundle(run: BenchRun) -> dict[str, str]:
     """A run as ``text/plain`` and ``text/html``."""
-    rows = [case_row(one) for one in run.cases]
+    rows = _rows(run)
     notes = _notes(run)
     text = [heading(run), *text_table(CASE_HEAD, rows), *(f"  {note}" for note in notes)]
     html = (
@@ -56,6 +56,20 @@ def bundle(run: BenchRun) -> dict[str, str]:
         + "</div>"
     )
     return {"text/plain": "\n".join(text), "text/html": html}
+
+
+def _rows(run: BenchRun) -> list[tuple[str, ...]]:
+    """An answer each; with several samples, a case each."""
+    if run.samples == 1:
+        return [case_row(one) for one in run.cases]
+    rows = []
+    for case in dict.fromkeys(one.case_id for one in run.cases):
+        answers = [one for one in run.cases if one.case_id == case]
+        passed = sum(one.passed for one in answers)
+        shown = next((one for one in answers if not one.passed), answers[0])
+        # Figures are those of the answer that is shown: the first that failed, if one did.
+        rows.append((case, str(shown.level), f"{passed} of {len(answers)}", *case_row(shown)[3:]))
+    return rows
 
 
 def heading(run: BenchRun) -> str:

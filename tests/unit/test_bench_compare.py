@@ -100,3 +100,14 @@ def test_a_report_says_what_holds_and_escapes_what_models_write(tmp_path: Path) 
     shown = bench_report.bundle(replace(run, cases=(fenced,), status="incomplete"))
     assert "no security boundary here; not held: landlock (needs Linux)" in shown["text/plain"]
     assert f"--resume {run.run_id[-6:]} goes on" in shown["text/plain"]
+
+
+def test_several_samples_are_one_row_a_case(tmp_path: Path) -> None:
+    run = stored(tmp_path, {"1 + 1": "Answer: 3"}, sampling=Sampling(samples=3, temperature=1.0))
+    shown = bench_report.bundle(run)["text/plain"]
+    rows = [line for line in shown.splitlines() if line.startswith("  s/")]
+    assert len(rows) == 8
+    assert "0 of 3" in rows[1]
+    assert "answered 3, wanted 2" in rows[1]
+    assert "3 of 3" in rows[2]
+    assert "pass@1 88%" in shown

@@ -106,6 +106,20 @@ def test_a_model_without_a_template_gets_plain_text(untrained: Any, adder: Any) 
     assert ModelGenerator(adder.model, adder.tokenizer, Sampling()).has_template
 
 
+def test_a_thought_is_opened_for_a_model_that_should_think_and_only_once(
+    untrained: Any, adder: Any
+) -> None:
+    thinking = sampling_of("r1")
+    once = ModelGenerator(adder.model, adder.tokenizer, thinking).render("hi", None)
+    assert once.count("<think>") == 1
+    untrained.tokenizer.chat_template = "{{ messages[0]['content'] }}|"
+    try:
+        generate = ModelGenerator(untrained.model, untrained.tokenizer, thinking)
+        assert generate.render("hi", None) == "hi|<think>\n"
+    finally:
+        untrained.tokenizer.chat_template = None
+
+
 def test_what_cannot_be_asked_is_one_sentence(adder: Any) -> None:
     with pytest.raises(BadArgument, match="has no tokenizer"):
         ModelGenerator(adder.model, None, Sampling())
@@ -158,4 +172,9 @@ def test_threads_are_lent_and_given_back() -> None:
         fail()
     assert seen == [1]
     assert torch.get_num_threads() == before
-    assert 1 <= default_threads() <= before
+
+
+def test_no_more_threads_than_idle_processors_and_never_none() -> None:
+    assert default_threads(0.0) == default_threads(-0.3) == 1
+    assert default_threads(1.2) == 1
+    assert 1 <= default_threads(1000.0) <= torch.get_num_threads()

@@ -10,6 +10,7 @@ from h2q_notebook.bench.generation import Sampling
 from h2q_notebook.bench.noise import Busy, judge_noise
 from h2q_notebook.bench.outcome import CaseResult
 from h2q_notebook.bench.run import Step, run_cases
+from h2q_notebook.bench.stats import wilson
 from h2q_notebook.errors import MemoryBudgetExceeded
 from tests.support.benching import SUITE, FakeModel, stored
 
@@ -97,6 +98,9 @@ def test_a_run_counts_itself(tmp_path: Path) -> None:
 def test_pass_at_k_is_the_mean_over_the_cases(tmp_path: Path) -> None:
     run = stored(tmp_path, sampling=Sampling(samples=3, temperature=1.0))
     assert run.pass_at(3) == 1.0
+    # 24 answers, but 8 cases: the interval is that of 8.
+    assert run.tally().total == 24
+    assert run.tally().interval == wilson(8, 8)
     assert run.scores() == {case.id: 1.0 for case in SUITE.cases}
 
 
