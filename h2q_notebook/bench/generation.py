@@ -251,10 +251,8 @@ class ModelGenerator:
         n_prompt = int(ids.shape[1])
         room = self._room(n_prompt, max_new_tokens)
         clock = _Clock(on_token, self._now)
-        devices = [ids.device] if ids.device.type == "cuda" else []
         began_s, cpu_s = self._now(), time.process_time()
-        with torch.random.fork_rng(devices=devices), torch.inference_mode():
-            torch.manual_seed(seed)
+        with self._dice(ids.device, seed), torch.inference_mode():
             made = self._model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -283,6 +281,18 @@ class ModelGenerator:
             end_to_end_s=took_s,
             cpu_s=cpu_s,
         )
+
+    @contextmanager
+    def _dice(self, device: Any, seed: int) -> Iterator[None]:
+        """Dice of one's own, so that the notebook's next draw is what it would have been."""
+        import torch
+
+        if self._sampling.greedy:
+            yield
+            return
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
 
     def _room(self, n_prompt: int, wanted: int) -> int:
         longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)

@@ -60,18 +60,20 @@ class BenchLive:
                 self._open_widget()
 
     def __call__(self, step: Step) -> None:
-        """Show it; steps between two tokens are shown four times a second at most."""
-        # Called for every token: the cheap question first.
-        if self._closed or (step.result is None and self._now() < self._next_s):
+        """Show it; the table changes four times a second at most."""
+        if self._closed:
+            return
+        if step.result is not None:
+            self._rows.append(case_row(step.result))
+            if self._html is None:
+                with suppress(Exception):
+                    self._write(self._line(step) + "\n")
+        # Called for every token, and a table takes milliseconds to send: often enough for an eye.
+        if self._html is None or self._now() < self._next_s:
             return
         self._next_s = self._now() + _INTERVAL_S
         with suppress(Exception):
-            if step.result is not None:
-                self._rows.append(case_row(step.result))
-            if self._html is not None:
-                self._html.value = self._table(step)
-            elif step.result is not None:
-                self._write(self._line(step) + "\n")
+            self._html.value = self._table(step)
 
     def close(self) -> None:
         """Take the table away; the run's own stays. Safe to call twice."""
