@@ -214,7 +214,7 @@ def _budget_bytes(budget: str | int | None) -> int:
     from h2q_notebook.readings.limits import read_headroom
 
     size = None if budget is None else str(budget)
-    return resolve_budget(size, read_headroom(), MemorySafeConfig().reserve_bytes).n_bytes
+    return resolve_budget(size, read_headroom(), MemorySafeConfig().safety_bytes).n_bytes
 
 
 def _steps(ladder: str | Sequence[str] | None) -> tuple[StepName, ...]:

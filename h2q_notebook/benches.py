@@ -111,7 +111,7 @@ class Benches:
         source = options.suite or _DEFAULT_SUITE
         suite = load_suite(source)
         sampling = sampling_of(**options.sampling())
-        budget = resolve_budget(options.budget, read_headroom(), self._config.reserve_bytes)
+        budget = resolve_budget(options.budget, read_headroom(), self._config.safety_bytes)
         order = BenchOrder(
             suite=suite,
             suite_source=source,
@@ -292,7 +292,7 @@ class Benches:
 
         path = resolve(source)
         inspect(path)  # refused before any process is started
-        room = resolve_budget(budget, read_headroom(), self._config.reserve_bytes)
+        room = resolve_budget(budget, read_headroom(), self._config.safety_bytes)
 
         def command(way: str) -> list[str]:
             one = [sys.executable, "-m", "h2q_notebook.one_load", way.removeprefix("h2q ")]

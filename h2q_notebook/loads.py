@@ -241,7 +241,7 @@ class Loads:
         return None if model is None else holders(model, self._shell.user_ns)
 
     def _budget(self, size: str | None) -> ResolvedBudget:
-        return resolve_budget(size, read_headroom(), self._config.reserve_bytes)
+        return resolve_budget(size, read_headroom(), self._config.safety_bytes)
 
 
 class _OldModel:

@@ -86,7 +86,7 @@ class GuardedCell:
         """
         self._source = tuple(raw_cell.lstrip("\n").split("\n"))
         room = read_headroom()
-        self.budget = resolve_budget(self.options.size, room, self.config.reserve_bytes)
+        self.budget = resolve_budget(self.options.size, room, self.config.safety_bytes)
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         shell = self.shell
         self._snapshot = snapshot.take(
