@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from h2q_notebook.bench.outcome import BenchRun
     from h2q_notebook.bench.run import Step
+    from h2q_notebook.benching import BenchOrder
     from h2q_notebook.load.ladder import StepName
     from h2q_notebook.load.outcome import LadderEstimate, LoadOutcome, ProgressCallback
 
@@ -186,26 +187,33 @@ def bench(
         BadArgument, MissingExtra: one sentence each; nothing was run.
         BaseException: as raised by an interrupt; what was answered is kept.
     """
-    from h2q_notebook.bench.generation import sampling_of
     from h2q_notebook.bench.store import RunStore, data_root
-    from h2q_notebook.bench.suite import load_suite
     from h2q_notebook.benches import subject_of
-    from h2q_notebook.benching import BenchOrder, bench_model
+    from h2q_notebook.benching import bench_model
 
+    given = {"samples": samples, "temperature": temperature, "top_p": top_p, "seed": seed}
+    sampling = {**given, "preset": preset, "max_new_tokens": max_new_tokens}
     budget_bytes = _budget_bytes(budget)
-    order = BenchOrder(
-        suite=load_suite(suite),
-        suite_source=suite,
-        sampling=sampling_of(
-            preset, samples=samples, temperature=temperature, top_p=top_p,
-            max_new_tokens=max_new_tokens, seed=seed,
-        ),
-        threads=threads,
-        budget_bytes=budget_bytes,
-    )  # fmt: skip
+    order = _bench_order(suite, sampling, threads, budget_bytes)
     subject = subject_of(model, tokenizer, budget_bytes, dtype=dtype, ladder=_steps(ladder))
     watch = None if progress is None else (lambda title, earlier: progress)
     return bench_model(subject, order, RunStore(data_root()), watch)
+
+
+def _bench_order(
+    suite: str, sampling: dict[str, Any], threads: int | None, budget_bytes: int
+) -> BenchOrder:
+    from h2q_notebook.bench.generation import sampling_of
+    from h2q_notebook.bench.suite import load_suite
+    from h2q_notebook.benching import BenchOrder
+
+    return BenchOrder(
+        suite=load_suite(suite),
+        suite_source=suite,
+        sampling=sampling_of(**sampling),
+        threads=threads,
+        budget_bytes=budget_bytes,
+    )
 
 
 def _budget_bytes(budget: str | int | None) -> int:

@@ -20,7 +20,6 @@ from h2q_notebook.gauges import front_end
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import release_memory
 from h2q_notebook.loads import Loads
-from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.units import shorten
 
 if TYPE_CHECKING:
@@ -86,14 +85,14 @@ class Benches:
     ) -> None:
         self._shell = shell
         self._guardian = guardian
-        self._config = config
+        self.config = config
         self._loads = loads
         self._publish = publish
 
     @property
     def store(self) -> RunStore:
         """Where results are; asked for anew, as the environment may have changed."""
-        return RunStore(data_root(self._config.data_dir))
+        return RunStore(data_root(self.config.data_dir))
 
     # -- running ------------------------------------------------------------------------------
 
@@ -111,7 +110,7 @@ class Benches:
         source = options.suite or _DEFAULT_SUITE
         suite = load_suite(source)
         sampling = sampling_of(**options.sampling())
-        budget = resolve_budget(options.budget, read_headroom(), self._config.safety_bytes)
+        budget = resolve_budget(options.budget, self._guardian.headroom(), self.config.safety_bytes)
         order = BenchOrder(
             suite=suite,
             suite_source=source,
@@ -292,7 +291,7 @@ class Benches:
 
         path = resolve(source)
         inspect(path)  # refused before any process is started
-        room = resolve_budget(budget, read_headroom(), self._config.safety_bytes)
+        room = resolve_budget(budget, self._guardian.headroom(), self.config.safety_bytes)
 
         def command(way: str) -> list[str]:
             one = [sys.executable, "-m", "h2q_notebook.one_load", way.removeprefix("h2q ")]

@@ -25,10 +25,16 @@ __all__ = ["CellGauge", "KernelGauge", "front_end"]
 _MARKS: dict[str, tuple[str, str]] = {"warn": ("warn 80%", "warn"), "clean": ("90%", "bad")}
 
 
-def front_end(shell: Any) -> Frontend:
-    """What this front end can show; ``off`` if the user's wish cannot be read."""
+def front_end(shell: Any, wish: str = "auto") -> Frontend:
+    """What this front end can show; ``off`` if the user's wish cannot be read.
+
+    Args:
+        shell: the IPython shell.
+        wish: the setting ``gauge``.
+    """
+    environ = {name: value for name, value in os.environ.items() if value != "auto"}
     try:
-        return detect(shell, os.environ)
+        return detect(shell, environ if wish == "auto" else {**environ, "H2Q_GAUGE": wish})
     except BadArgument:
         return "off"
 

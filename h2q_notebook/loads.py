@@ -20,8 +20,7 @@ from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.load.holders import holders
 from h2q_notebook.load.ladder import LADDER, StepName
 from h2q_notebook.load.registry import LoadedModel, ModelRegistry
-from h2q_notebook.readings.limits import read_headroom
-from h2q_notebook.units import shorten
+from h2q_notebook.units import MIB, format_bytes, shorten
 
 if TYPE_CHECKING:
     from h2q_notebook.load.outcome import LoadOutcome
@@ -74,7 +73,7 @@ class Loads:
     ) -> None:
         self._shell = shell
         self._guardian = guardian
-        self._config = config
+        self.config = config
         self._publish = publish
         self.models = ModelRegistry()
 
@@ -241,7 +240,17 @@ class Loads:
         return None if model is None else holders(model, self._shell.user_ns)
 
     def _budget(self, size: str | None) -> ResolvedBudget:
-        return resolve_budget(size, read_headroom(), self._config.safety_bytes)
+        budget = resolve_budget(size, self._guardian.headroom(), self.config.safety_bytes)
+        if self.config.model_bytes is None:
+            return budget
+        held = sum(one.resident_bytes for one in self.models.models())
+        room = max(self.config.model_bytes - held, 0)
+        if room >= budget.n_bytes:
+            return budget
+        what = f"model_memory_limit_mb leaves {format_bytes(room)}"
+        if room < MIB:
+            raise LoadRefused(f"{what} beside what is loaded; unload a model or raise the limit")
+        return ResolvedBudget(room, what)
 
 
 class _OldModel:

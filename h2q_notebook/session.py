@@ -6,6 +6,7 @@ memory is made elsewhere.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from collections import deque
@@ -18,10 +19,15 @@ from h2q_notebook.cell.lifecycle import GuardedCell
 from h2q_notebook.cell.options import BudgetOptions
 from h2q_notebook.cell.outcome import CellOutcome, Event
 from h2q_notebook.config.settings import MemorySafeConfig
+from h2q_notebook.configuring import LiveSettings
 from h2q_notebook.errors import H2QError
 from h2q_notebook.gauges import CellGauge, KernelGauge, front_end
+from h2q_notebook.guardian.events import EventLog
 from h2q_notebook.guardian.guardian import MemoryGuardian
+from h2q_notebook.guardian.kernel import KernelGuard
+from h2q_notebook.keeping import NotebookEffects
 from h2q_notebook.loads import Loads
+from h2q_notebook.overview import overview
 from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
@@ -31,6 +37,7 @@ __all__ = ["Session", "current"]
 
 _GREW_BETWEEN_BYTES = 64 * MIB
 _UNGUARDED = ("%h2q_", "%load_ext", "%reload_ext", "%unload_ext")
+_CEILING_ONLY = BudgetOptions(quiet=True)
 _session: Session | None = None
 
 
@@ -60,12 +67,24 @@ class Session:
         self.shell = shell
         self._read_options = read_options
         self._transformer = transformer
-        self.config = config or MemorySafeConfig()
+        given = {} if config is None else dataclasses.asdict(config)
+        self.settings = LiveSettings(shell, given, self._say)
+        self.config = self.settings.config
+        self.settings.listen(self._reconfigure)
         self.guardian = MemoryGuardian(self.config)
         self.default: BudgetOptions | None = None
         self.history: deque[CellOutcome] = deque(maxlen=self.config.history_length)
         self.loads = Loads(shell, self.guardian, self.config, self._publish)
         self.benches = Benches(shell, self.guardian, self.config, self.loads, self._publish)
+        self.events = EventLog(lambda: self.config.event_log, lambda: self.config.event_log_bytes)
+        self.keeper = KernelGuard(
+            lambda: self.config,
+            self.guardian.used_bytes,
+            read_headroom,
+            NotebookEffects(shell.user_ns, self._say),
+            self.events,
+            on_look=self.settings.poll,
+        )
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
         self._kernel_gauge: KernelGauge | None = None
@@ -80,6 +99,7 @@ class Session:
         global _session
         self.guardian.start()
         self.shell.input_transformers_cleanup.insert(0, self._transformer)
+        self.keeper.start()
         displays.register(self.shell)
         self.shell.events.register("pre_run_cell", self._before)
         self.shell.events.register("post_run_cell", self._after)
@@ -89,6 +109,8 @@ class Session:
         """Undo everything that ``start`` did."""
         global _session
         self.kernel_gauge(on=False)
+        self.keeper.close()
+        self.settings.close()
         displays.forget(self.shell)
         self.shell.events.unregister("pre_run_cell", self._before)
         self.shell.events.unregister("post_run_cell", self._after)
@@ -98,6 +120,10 @@ class Session:
             self._cell = None
         self.guardian.close()
         _session = None
+
+    def _reconfigure(self, config: MemorySafeConfig) -> None:
+        """New settings, from any thread; a running cell keeps what it began with."""
+        self.config = self.guardian.config = self.loads.config = self.benches.config = config
 
     # -- cells --------------------------------------------------------------------------------
 
@@ -123,8 +149,10 @@ class Session:
         if asked is not None:
             return asked
         text = raw_cell.strip()
-        if self.default is None or not text or text.startswith(_UNGUARDED):
+        if not text or text.startswith(_UNGUARDED):
             return None
+        if self.default is None and self.config.max_bytes is not None:
+            return _CEILING_ONLY  # the ceiling is the kernel's: no cell is left outside it
         return self.default
 
     def _before(self, info: Any) -> None:
@@ -156,7 +184,7 @@ class Session:
             self._gauge = CellGauge(
                 self.guardian.live,
                 self.config,
-                frontend=front_end(self.shell),
+                frontend=front_end(self.shell, self.config.gauge),
                 label=options.label,
                 events=cell.events,
                 on_stop=self.stop if options.on_overrun != "warn" else None,
@@ -235,19 +263,18 @@ class Session:
     # -- views --------------------------------------------------------------------------------
 
     def show_status(self) -> None:
-        """Print memory, tiers and the last cells."""
-        room = read_headroom()
-        view = status_view.Status(
-            used_bytes=self.guardian.used_bytes(),
-            free_bytes=room.free_bytes,
-            free_source=room.source,
-            tiers=self.guardian.tiers(),
-            default=None if self.default is None else (self.default.size or "what is free"),
-            outcomes=tuple(self.history)[-8:],
-            models=tuple(
-                (model.name, model.class_name, model.resident_bytes)
-                for model in self.loads.models.models()
-            ),
+        """Show memory, layers, lines of defence, models, names, events and settings."""
+        default = self._options_for("pass")
+        view = overview(
+            self.guardian,
+            self.keeper,
+            self.events,
+            self.config,
+            self.settings.origins,
+            self.loads.models.models(),
+            self.shell.user_ns,
+            tuple(self.history),
+            None if default is None else (default.size or "what is free"),
         )
         self._publish(status_view.bundle(view), {})
 
@@ -257,11 +284,11 @@ class Session:
         if gauge is not None:
             gauge.finish()
         if on:
-            room = read_headroom()
+            room = self.guardian.headroom()
             self._kernel_gauge = KernelGauge(
                 self.guardian.used_bytes,
                 room.free_bytes,
                 self.config,
-                frontend=front_end(self.shell),
+                frontend=front_end(self.shell, self.config.gauge),
             )
             self._kernel_gauge.start()

@@ -26,7 +26,6 @@ from h2q_notebook.guardian.guardian import GuardRequest, MemoryGuardian, WatchRe
 from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.guardian.stop import EXCEPTIONS, CellContext
 from h2q_notebook.policy.strikes import Cause
-from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.units import MIB, format_bytes
 
 if TYPE_CHECKING:
@@ -85,8 +84,11 @@ class GuardedCell:
             BadArgument: the size makes no sense on this machine.
         """
         self._source = tuple(raw_cell.lstrip("\n").split("\n"))
-        room = read_headroom()
-        self.budget = resolve_budget(self.options.size, room, self.config.safety_bytes)
+        self.budget = resolve_budget(
+            self.options.size or self.config.working_size,
+            self.guardian.headroom(),
+            self.config.safety_bytes,
+        )
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         shell = self.shell
         self._snapshot = snapshot.take(
@@ -103,7 +105,7 @@ class GuardedCell:
         request = GuardRequest(
             budget_bytes=max(MIB, self.budget.n_bytes - self._snapshot.copied_bytes),
             strike=self.options.on_overrun != "warn",
-            strict=self.options.strict,
+            strict=self.options.strict or self.config.enable_strict_mode,
             refuse=self.options.refuse,
             timeout_s=self.options.timeout_s,
         )

@@ -56,8 +56,10 @@ def resolve_budget(size: str | None, room: Headroom, reserve_bytes: int) -> Reso
         BadArgument: the size cannot be read, or is under 1 MiB.
     """
     if size is None:
-        spare = max(_MIN_BUDGET_BYTES, room.free_bytes - reserve_bytes)
-        return ResolvedBudget(spare, f"what the {room.source} can spare: {format_bytes(spare)}")
+        own = room.source == "max_memory_mb"  # a ceiling of the user's own keeps nothing back
+        spare = max(_MIN_BUDGET_BYTES, room.free_bytes - (0 if own else reserve_bytes))
+        whose = room.source if own else f"the {room.source}"
+        return ResolvedBudget(spare, f"budget of what {whose} can spare: {format_bytes(spare)}")
     asked = parse_bytes(size, of_bytes=room.total_bytes)
     if asked < _MIN_BUDGET_BYTES:
         raise BadArgument(f"size: {size!r} is under 1 MiB; no cell can run in that")

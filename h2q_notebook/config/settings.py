@@ -148,6 +148,18 @@ class MemorySafeConfig:
         """The ceiling of the kernel, in bytes; None: what the machine can give."""
         return None if self.max_memory_mb is None else int(self.max_memory_mb * MIB)
 
+    @property
+    def working_size(self) -> str | None:
+        """The budget of a cell that names none, as it would be typed."""
+        mb = self.working_memory_mb
+        return None if mb is None else f"{int(mb * MIB)}B"
+
+    @property
+    def model_bytes(self) -> int | None:
+        """What all models together may hold, in bytes."""
+        mb = self.model_memory_limit_mb
+        return None if mb is None else int(mb * MIB)
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> MemorySafeConfig:
         """Settings from names and values.

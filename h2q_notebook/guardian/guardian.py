@@ -23,6 +23,7 @@ from h2q_notebook.guardian.refuse import Refusal, Refuser
 from h2q_notebook.guardian.stop import CellContext, StopController
 from h2q_notebook.guardian.strict import StrictLimit
 from h2q_notebook.policy.strikes import Act, Cause, Orders
+from h2q_notebook.readings.limits import Headroom, capped, read_headroom
 from h2q_notebook.readings.process import (
     PROC_AVAILABLE,
     ProcessMemory,
@@ -182,6 +183,10 @@ class MemoryGuardian:
     def used_bytes(self) -> int:
         """This process's use now, in bytes."""
         return self.read().used_bytes
+
+    def headroom(self) -> Headroom:
+        """What can still be allocated: the machine's limits and the ceiling of the settings."""
+        return capped(read_headroom(), self.used_bytes(), self.config.max_bytes)
 
     @property
     def armed(self) -> bool:

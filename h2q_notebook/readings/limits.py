@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["Headroom", "read_headroom"]
+__all__ = ["Headroom", "capped", "read_headroom"]
 
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes "no limit" as about 2**63 rounded to pages
 
@@ -25,6 +25,19 @@ class Headroom:
     total_bytes: int
     source: str
     """The limit that binds, in words: ``machine``, ``cgroup limit``, ``RLIMIT_AS`` ..."""
+
+
+def capped(room: Headroom, used_bytes: int, max_bytes: int | None) -> Headroom:
+    """The tighter of what the machine can give and a ceiling of the user's.
+
+    Args:
+        room: what the machine can give.
+        used_bytes: what the kernel uses.
+        max_bytes: the ceiling; None: none.
+    """
+    if max_bytes is None or max_bytes - used_bytes >= room.free_bytes:
+        return room
+    return Headroom(max(0, max_bytes - used_bytes), max_bytes, "max_memory_mb")
 
 
 def read_headroom(root: Path = Path("/")) -> Headroom:

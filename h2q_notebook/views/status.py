@@ -5,9 +5,10 @@ Covers text and static HTML from plain data. Imports ``units`` alone at run time
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from h2q_notebook.units import format_bytes, format_seconds, shorten
 
@@ -32,40 +33,73 @@ class Status:
     outcomes: tuple[CellOutcome, ...]
     models: tuple[tuple[str, str, int], ...] = ()
     """Name, class and resident bytes of each model loaded by h2q that still lives."""
+    ceiling: tuple[int, str, str, float | None] | None = None
+    """The kernel's ceiling in bytes, the limit it is from, its state, seconds until it is full."""
+    layers: tuple[tuple[str, int, int | None, str], ...] = ()
+    """Layer, bytes, its own limit in bytes, what is in it."""
+    names: tuple[tuple[str, str, int], ...] = ()
+    """Name, type and about how many bytes, largest first."""
+    events: tuple[tuple[float, str, str], ...] = ()
+    """Seconds since the epoch, kind, text."""
+    settings: tuple[tuple[str, Any, str], ...] = ()
+    """Those that are no defaults: name, value, and the layer they are from."""
 
 
 def _tables(status: Status) -> list[tuple[str, _Table]]:
-    every = f"every cell: {status.default}" if status.default else "cells that ask for it"
-    tables: list[tuple[str, _Table]] = [
-        (
-            "memory",
-            [
-                ("kernel holds", format_bytes(status.used_bytes)),
-                ("can still be given", f"{format_bytes(status.free_bytes)} ({status.free_source})"),
-                ("guarded", every),
-            ],
-        ),
-        (
-            "lines of defence",
-            [(name, "on" if on else "off", why) for name, on, why in status.tiers],
-        ),
-    ]
+    tables: list[tuple[str, _Table]] = [("memory", _memory(status))]
+    if status.layers:
+        tables.append(("layers", [_layer(*row) for row in status.layers]))
+    lines: _Table = [(name, "on" if on else "off", why) for name, on, why in status.tiers]
+    tables.append(("lines of defence", lines))
     if status.outcomes:
-        rows: _Table = [
-            (
-                shorten(outcome.label, 30) or f"[{outcome.execution_count}]",
-                outcome.status,
-                f"peak {format_bytes(outcome.peak_bytes)}",
-                f"kept {format_bytes(outcome.retained_bytes)}",
-                format_seconds(outcome.duration_s),
-            )
-            for outcome in status.outcomes
-        ]
-        tables.append(("last guarded cells", rows))
+        tables.append(("last guarded cells", [_cell(one) for one in status.outcomes]))
     if status.models:
         models: _Table = [(name, kind, format_bytes(n)) for name, kind, n in status.models]
         tables.append(("models", models))
+    if status.names:
+        names: _Table = [
+            (shorten(name, 40), shorten(kind, 40), f"about {format_bytes(n)}")
+            for name, kind, n in status.names
+        ]
+        tables.append(("your largest names", names))
+    if status.events:
+        events: _Table = [
+            (time.strftime("%H:%M:%S", time.localtime(at_s)), kind, shorten(text, 160))
+            for at_s, kind, text in status.events
+        ]
+        tables.append(("what happened", events))
+    if status.settings:
+        changed: _Table = [(name, str(value), origin) for name, value, origin in status.settings]
+        tables.append(("settings that are no defaults", changed))
     return tables
+
+
+def _memory(status: Status) -> _Table:
+    every = f"every cell: {status.default}" if status.default else "cells that ask for it"
+    rows: _Table = [
+        ("kernel holds", format_bytes(status.used_bytes)),
+        ("can still be given", f"{format_bytes(status.free_bytes)} ({status.free_source})"),
+    ]
+    if status.ceiling is not None:
+        limit, source, state, left_s = status.ceiling
+        rate = f", full in {format_seconds(left_s)} at this rate" if left_s and left_s < 600 else ""
+        rows.append(("ceiling", f"{format_bytes(limit)} ({source}): {state}{rate}"))
+    return [*rows, ("guarded", every)]
+
+
+def _layer(name: str, n_bytes: int, limit: int | None, what: str) -> tuple[str, ...]:
+    limited = "–" if limit is None else f"of {format_bytes(limit)}"
+    return name, format_bytes(n_bytes), limited, shorten(what, 80)
+
+
+def _cell(outcome: CellOutcome) -> tuple[str, ...]:
+    return (
+        shorten(outcome.label, 30) or f"[{outcome.execution_count}]",
+        outcome.status,
+        f"peak {format_bytes(outcome.peak_bytes)}",
+        f"kept {format_bytes(outcome.retained_bytes)}",
+        format_seconds(outcome.duration_s),
+    )
 
 
 def bundle(status: Status) -> dict[str, str]:

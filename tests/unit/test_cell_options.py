@@ -32,7 +32,7 @@ def test_more_than_is_free_is_cut_to_what_is_free_and_told() -> None:
 def test_no_size_takes_what_the_machine_can_spare() -> None:
     budget = resolve_budget(None, ROOM, GIB)
     assert budget.n_bytes == 7 * GIB
-    assert budget.source == "what the cgroup limit can spare: 7.00 GiB"
+    assert budget.source == "budget of what the cgroup limit can spare: 7.00 GiB"
 
 
 @given(st.integers(0, 20 * GIB), st.integers(0, 20 * GIB))
@@ -52,3 +52,9 @@ def test_a_budget_is_never_more_than_is_free(gib: int) -> None:
 def test_no_cell_can_run_in_that(size: str) -> None:
     with pytest.raises(BadArgument):
         resolve_budget(size, ROOM, 0)
+
+
+def test_a_ceiling_of_ones_own_keeps_nothing_back() -> None:
+    budget = resolve_budget(None, Headroom(2 * GIB, 4 * GIB, "max_memory_mb"), 1 * GIB)
+    assert budget.n_bytes == 2 * GIB
+    assert budget.source == "budget of what max_memory_mb can spare: 2.00 GiB"

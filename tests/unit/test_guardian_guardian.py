@@ -29,6 +29,7 @@ SPIN = "while True: pass"
 
 @pytest.fixture
 def guardian() -> Iterator[MemoryGuardian]:
+    release_memory()  # free pages of the heap would hide what a cell takes
     before = signal.getsignal(signal.SIGURG), signal.getsignal(signal.SIGINT)
     one = MemoryGuardian(MemorySafeConfig())
     one.start()

@@ -21,15 +21,28 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("guardian",),
     ("cell", "load", "bench"),
-    ("startup", "session", "gauges", "loads", "benching", "benches", "displays", "one_load", "api"),
+    (
+        "startup",
+        "session",
+        "gauges",
+        "loads",
+        "benching",
+        "benches",
+        "displays",
+        "one_load",
+        "configuring",
+        "keeping",
+        "overview",
+        "api",
+    ),
     ("magics", "extension"),
 )
 # Modules of the top layers that wire their neighbours: that is what they are for.
 ALLOWED = {
     ("api", "session"), ("session", "gauges"), ("session", "loads"), ("loads", "gauges"),
-    ("session", "benches"), ("session", "displays"), ("benches", "benching"), ("benches", "loads"),
-    ("benches", "gauges"), ("benches", "one_load"),
-    ("api", "benches"), ("api", "benching"),
+    ("session", "benches"), ("session", "displays"), ("session", "configuring"),
+    ("session", "keeping"), ("session", "overview"), ("benches", "benching"), ("benches", "loads"),
+    ("benches", "gauges"), ("benches", "one_load"), ("api", "benches"), ("api", "benching"),
     ("extension", "magics"),
 }  # fmt: skip
 DATA = {"cell.outcome"}  # frozen dataclasses that views draw

@@ -1,0 +1,234 @@
+"""Guards the kernel as a whole, between cells and during them.
+
+Covers looking, deciding (``policy.decide``) and acting, in a thread of its own that sleeps the
+longer the more room there is. A cell with a budget has a watcher of its own; this one sees what
+nobody else does: a thread that goes on growing after its cell, a machine that gets full.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from h2q_notebook.guardian.events import EventLog
+from h2q_notebook.policy.decide import (
+    Decision,
+    Standing,
+    Thresholds,
+    after_cleaning,
+    decide,
+)
+from h2q_notebook.policy.trend import seconds_to_limit
+from h2q_notebook.readings.limits import Headroom
+from h2q_notebook.units import GIB, format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from h2q_notebook.config.settings import MemorySafeConfig
+
+__all__ = ["Effects", "KernelGuard", "KernelView"]
+
+_FILL_BYTES_PER_S = 2 * GIB
+"""How fast memory may be filled; the sleep is what is left by that. Page faults on one core of the
+machines measured give 1 to 2 GiB/s; earlyoom assumes 6 GiB/s for a whole machine."""
+_SHORTEST_S = 0.1
+_CEILING_MOVED = 0.10
+"""A ceiling that falls by this share of itself is told."""
+
+
+class Effects(Protocol):
+    """What the guard can do; every one may be called from its thread."""
+
+    def say(self, text: str) -> None:
+        """Tell the user."""
+
+    def clean(self) -> None:
+        """Collect, empty pools and caches, give free pages back."""
+
+    def stop(self) -> str:
+        """End what grows; returns what was ended, in words, or "" where there was nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelView:
+    """The whole kernel at one moment."""
+
+    used_bytes: int
+    limit_bytes: int
+    source: str
+    """The limit that binds, in words."""
+    state: str
+    """``calm``, ``warned`` or ``over``."""
+    seconds_to_limit: float | None
+
+
+class KernelGuard:
+    """Watches the kernel until it is closed.
+
+    Args:
+        settings: the settings now.
+        read_used: reads the kernel's use, in bytes.
+        read_room: reads the limit that binds.
+        effects: what it can do.
+        events: where it notes what happened.
+        clock: seconds, monotonic.
+        on_look: called at each look with the time; follows files of settings.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], MemorySafeConfig],
+        read_used: Callable[[], int],
+        read_room: Callable[[], Headroom],
+        effects: Effects,
+        events: EventLog,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_look: Callable[[float], None] = lambda now_s: None,
+    ) -> None:
+        self._settings = settings
+        self._read_used = read_used
+        self._read_room = read_room
+        self._effects = effects
+        self._events = events
+        self._clock = clock
+        self._on_look = on_look
+        self._standing = Standing()
+        self._points: deque[tuple[float, int]] = deque(maxlen=64)
+        self._highest_limit = 0
+        self._helpless = False
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread = threading.Thread(target=self._run, name="h2q-kernel-guard", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more. Safe to call twice."""
+        self._over.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(5)
+
+    def _run(self) -> None:
+        wait_s = self._settings().watch_interval_s
+        while not self._over.wait(wait_s):
+            with suppress(Exception):  # a guard that fell over guards nothing
+                self.look()
+            wait_s = self.pause_s()
+
+    def pause_s(self) -> float:
+        """How long the next look may wait: no longer than what is left takes to fill."""
+        longest = self._settings().watch_interval_s
+        if not self._points:
+            return longest
+        used, limit = self._points[-1][1], self._limit(self._points[-1][1])[0]
+        left_s = max(limit - used, 0) / _FILL_BYTES_PER_S
+        return min(max(left_s, min(_SHORTEST_S, longest)), longest)
+
+    # -- one look -----------------------------------------------------------------------------
+
+    def view(self) -> KernelView:
+        """The kernel now, without acting."""
+        used = self._read_used()
+        limit, source = self._limit(used)
+        state = "over" if used >= limit else "warned" if self._standing.warned else "calm"
+        left_s = seconds_to_limit(list(self._points), limit)
+        return KernelView(used, limit, source, state, left_s)
+
+    def look(self) -> Decision:
+        """Read, decide, and do at most one thing."""
+        now_s = self._clock()
+        self._on_look(now_s)
+        used = self._read_used()
+        limit, source = self._limit(used)
+        self._points.append((now_s, used))
+        self._follow_ceiling(used, limit, source)
+        thresholds = self._thresholds()
+        self._standing, decision = decide(self._standing, used, limit, now_s, thresholds)
+        if decision.action == "warn":
+            self._tell("warn", self._warning(used, limit, source), used, limit)
+        elif decision.action == "clean":
+            self._clean(used, limit, source, thresholds)
+        elif decision.action == "stop":
+            self._stop(used, limit, source)
+        elif decision.action == "calm":
+            self._helpless = False
+            self._events.add("calm", decision.reason, used, limit)
+        return decision
+
+    def _limit(self, used: int) -> tuple[int, str]:
+        """The ceiling now: the user's, or what the machine can still give, less the buffer."""
+        config = self._settings()
+        room = self._read_room()
+        limit, source = used + room.free_bytes - config.safety_bytes, room.source
+        if config.max_bytes is not None and config.max_bytes < limit:
+            limit, source = config.max_bytes, "max_memory_mb"
+        return max(limit, 0), source
+
+    def _thresholds(self) -> Thresholds:
+        config = self._settings()
+        share = config.collect_time_share if config.collect == "auto" else 0.0
+        return Thresholds(config.release_at, config.warn_at, config.clean_at, share)
+
+    def _follow_ceiling(self, used: int, limit: int, source: str) -> None:
+        """Another process or the container took memory: the ceiling is lower than it was."""
+        if limit >= self._highest_limit:
+            self._highest_limit = limit
+        elif limit < (1 - _CEILING_MOVED) * self._highest_limit:
+            text = f"the ceiling fell to {format_bytes(limit)} ({source})"
+            self._events.add("ceiling", text, used, limit)
+            self._highest_limit = limit
+
+    def _warning(self, used: int, limit: int, source: str) -> str:
+        left_s = seconds_to_limit(list(self._points), limit)
+        rate = f"; full in {format_seconds(left_s)} at this rate" if left_s else ""
+        return (
+            f"h2q: the kernel holds {format_bytes(used)}, {used / max(limit, 1):.0%} of its "
+            f"ceiling {format_bytes(limit)} ({source}){rate}; %h2q_status tells what holds it"
+        )
+
+    def _clean(self, used: int, limit: int, source: str, thresholds: Thresholds) -> None:
+        warned = any(event.kind == "warn" for event in self._events.last(1))
+        began_s = self._clock()
+        self._effects.clean()
+        now_s = self._clock()
+        freed = max(used - self._read_used(), 0)
+        self._standing = after_cleaning(
+            self._standing,
+            freed_bytes=freed,
+            limit_bytes=limit,
+            took_s=now_s - began_s,
+            now_s=now_s,
+            thresholds=thresholds,
+        )
+        text = f"collected: {format_bytes(freed)} given back in {format_seconds(now_s - began_s)}"
+        if not warned:
+            self._effects.say(f"{self._warning(used, limit, source)}; {text}")
+        self._events.add("clean", text, used, limit)
+
+    def _stop(self, used: int, limit: int, source: str) -> None:
+        ended = self._effects.stop()
+        if not ended:
+            if self._helpless:
+                return  # it was told, and nothing has changed
+            self._helpless = True
+            ended = "nothing runs in the background that could be ended; %h2q_status tells more"
+        text = (
+            f"h2q: the kernel holds {format_bytes(used)}, over its ceiling {format_bytes(limit)} "
+            f"({source}); {ended}"
+        )
+        self._tell("stop", text, used, limit)
+
+    def _tell(self, kind: str, text: str, used: int, limit: int) -> None:
+        self._events.add(kind, text, used, limit)
+        with suppress(Exception):
+            self._effects.say(text)

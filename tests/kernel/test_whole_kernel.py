@@ -1,0 +1,133 @@
+"""The kernel as a whole stays inside its ceiling, and its settings change while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.kernel import Kernel
+
+GROW = (
+    "import threading, time\nkept = []\ndef grow():\n    while True:\n"
+    "        kept.append(bytearray(b'x') * (20 << 20))\n        time.sleep(0.1)\n"
+    "thread = threading.Thread(target=grow)\nthread.start()"
+)
+
+
+def heard(kernel: Kernel, code: str, until: Callable[[str], bool], limit_s: float = 30) -> str:
+    """What is shown under a cell, also after it has returned, until that is enough."""
+    import queue
+
+    msg_id = kernel.send(code)
+    shown, deadline_s = "", time.monotonic() + limit_s
+    while not until(shown) and time.monotonic() < deadline_s:
+        try:
+            message = kernel.client.get_iopub_msg(timeout=0.5)
+        except queue.Empty:
+            continue
+        if message["parent_header"].get("msg_id") == msg_id:
+            shown += message["content"].get("text", "")
+    return shown
+
+
+def test_a_thread_that_grows_after_its_cell_is_warned_about_and_stopped_and_the_kernel_lives(
+    fresh_kernel: Kernel,
+) -> None:
+    kernel = fresh_kernel
+    kernel.run("precious = 'still here'")
+    kernel.run("%config H2Q.max_memory_mb = 600")
+    shown = heard(kernel, GROW, lambda text: "was ended" in text)
+    assert "of its ceiling 600 MiB (max_memory_mb)" in shown
+    assert "a background thread of yours was ended" in shown
+    assert shown.index("of its ceiling") < shown.index("was ended")
+    assert kernel.value("[thread.is_alive(), precious]") == [False, "still here"]
+    assert kernel.used_bytes() < 900 << 20
+    kernel.run("kept.clear()")
+    kinds = kernel.run("%h2q_status").shown
+    assert "stop" in kinds
+    assert "max_memory_mb  600" in kinds
+
+
+def test_a_ceiling_holds_for_cells_that_name_no_budget(fresh_kernel: Kernel) -> None:
+    kernel = fresh_kernel
+    kernel.run("%config H2Q.max_memory_mb = 500")
+    reply = kernel.run("eaten = [bytearray(b'x') * (20 << 20) for _ in range(60)]", timeout=60)
+    assert reply.status == "error"
+    assert "over its budget of what max_memory_mb can spare" in reply.shown
+    assert kernel.value("'eaten' in globals()") is False
+    assert "more than" not in kernel.run("x = 1").shown
+    kernel.run("%config H2Q.max_memory_mb = None")
+    assert kernel.run("x = bytearray(b'x') * (600 << 20); del x").status == "ok"
+
+
+def test_a_wrong_setting_is_one_sentence_and_the_old_one_stays(fresh_kernel: Kernel) -> None:
+    kernel = fresh_kernel
+    for line, says in (
+        ("warn_at = 7", "warn_at: 7 is outside 0.1 to 1"),
+        ("warn_at = 0.95", "warn_at: 0.95 is outside release_at to clean_at (0.7 to 0.9)"),
+    ):
+        shown = kernel.run(f"%config H2Q.{line}").shown
+        assert says in shown
+        assert "Traceback" not in shown
+    shown = kernel.run("%h2q_status").shown
+    assert "settings that are no defaults" not in shown
+    assert "max_memory_mb" in kernel.run("%config H2Q").shown
+
+
+def test_the_settings_file_is_followed_while_the_kernel_runs(tmp_path: Path) -> None:
+    path = tmp_path / "h2q.toml"
+    path.write_text("safety_buffer_mb = 256\n")
+    path.chmod(0o600)
+    with Kernel(load=False) as kernel:
+        kernel.run(f"import os; os.environ['H2Q_CONFIG'] = {str(path)!r}")
+        kernel.run("os.environ['H2Q_HISTORY_LENGTH'] = '5'")
+        kernel.run("%load_ext h2q", timeout=60)
+        shown = kernel.run("%h2q_status").shown
+        assert "safety_buffer_mb  256" in shown.replace("256.0", "256")
+        assert "environment" in shown
+
+        def put(text: str) -> None:
+            path.write_text(text)
+
+        put("safety_buffer_mb = 128\nhistory_length = 9\n")
+        shown = heard(kernel, "import time\nfor _ in range(40): time.sleep(0.1)",
+                      lambda text: "settings were read" in text)  # fmt: skip
+        assert "a running cell keeps what it began with" in shown
+        shown = kernel.run("%h2q_status").shown
+        assert "128" in shown
+        assert "history_length" in shown
+        put("safety_buffer_mb = -1\n")
+        shown = heard(kernel, "import time\nfor _ in range(40): time.sleep(0.1)",
+                      lambda text: "stay as they were" in text)  # fmt: skip
+        assert "safety_buffer_mb: -1 is outside 0 to" in shown
+        assert "128" in kernel.run("%h2q_status").shown
+
+
+def test_a_wrong_file_or_variable_at_the_start_is_told_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "h2q.toml"
+    path.write_text("warn_at = 9\n")
+    path.chmod(0o600)
+    with Kernel(load=False) as kernel:
+        kernel.run(f"import os; os.environ['H2Q_CONFIG'] = {str(path)!r}")
+        kernel.run("os.environ['H2Q_GAUGE_DELAY_S'] = 'soon'")
+        shown = kernel.run("%load_ext h2q", timeout=60).shown
+        assert "settings of the file are left out" in shown
+        assert "warn_at: 9 is outside" in shown
+        assert "H2Q_GAUGE_DELAY_S: 'soon' is outside 0 to 60" in shown
+        assert "h2q is ready" in shown
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_unloading_takes_the_guard_and_the_settings_away(fresh_kernel: Kernel, again: int) -> None:
+    kernel = fresh_kernel
+    for _ in range(again):
+        kernel.run("%unload_ext h2q")
+        threads = "[t.name for t in __import__('threading').enumerate() if 'h2q' in t.name]"
+        assert kernel.value(threads) == []
+        listed = "[type(c).__name__ for c in get_ipython().configurables]"
+        assert "H2Q" not in kernel.value(listed)
+        kernel.run("%load_ext h2q", timeout=60)
+    assert kernel.value(listed).count("H2Q") == 1
