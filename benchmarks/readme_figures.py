@@ -9,6 +9,7 @@ line names the command that measured it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
+from h2q_notebook.config.settings import MemorySafeConfig
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+SETTINGS = README.parent / "docs" / "settings.md"
 LARGE_OVERSHOOT_MIB = 64
 _GATE = "the compiled gate (measured on its prototype)"
 _GATE_TOO = "the compiled gate (expected)"
@@ -251,6 +254,16 @@ def rungs(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def settings() -> str:
+    """Every setting, its default, its range, and what it is for."""
+    lines = ["| setting | default | may be | what it is |", "|---|---|---|---|"]
+    for one in dataclasses.fields(MemorySafeConfig):
+        default = json.dumps(one.default).replace("null", "none")
+        words = one.metadata["range"].words()
+        lines.append(f"| `{one.name}` | {default} | {words} | {one.metadata['help']} |")
+    return "\n".join(lines)
+
+
 def rewritten(readme: str, results: Path = RESULTS) -> str:
     """*readme* with its blocks as the results say."""
     blocks = {
@@ -258,23 +271,32 @@ def rewritten(readme: str, results: Path = RESULTS) -> str:
         "overshoots": overshoots(results),
         "rungs": rungs(results),
     }
+    return _with_blocks(readme, blocks, "README.md")
+
+
+def rewritten_settings(page: str) -> str:
+    """The page of settings with its table as the settings are."""
+    return _with_blocks(page, {"settings": settings()}, "docs/settings.md")
+
+
+def _with_blocks(page: str, blocks: dict[str, str], label: str) -> str:
     for name, text in blocks.items():
         old = re.compile(f"<!-- {name}: begin -->.*?<!-- {name}: end -->", re.DOTALL)
-        if not old.search(readme):
-            raise SystemExit(f"README.md has no markers for {name}")
+        if not old.search(page):
+            raise SystemExit(f"{label} has no markers for {name}")
         new = block(name, text)
-        readme = old.sub(lambda _, new=new: new, readme)  # type: ignore[misc]
-    return readme
+        page = old.sub(lambda _, new=new: new, page)  # type: ignore[misc]
+    return page
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    new = rewritten(text)
-    if "--check" in sys.argv:
-        if text != new:
-            raise SystemExit("README.md is behind; run python -m benchmarks.readme_figures")
-        return
-    README.write_text(new, encoding="utf-8")
+    for path, rewrite in ((README, rewritten), (SETTINGS, rewritten_settings)):
+        text = path.read_text(encoding="utf-8")
+        new = rewrite(text)
+        if "--check" not in sys.argv:
+            path.write_text(new, encoding="utf-8")
+        elif text != new:
+            raise SystemExit(f"{path.name} is behind; run python -m benchmarks.readme_figures")
 
 
 if __name__ == "__main__":

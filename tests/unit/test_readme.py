@@ -20,6 +20,12 @@ def test_the_figures_in_the_readme_are_those_of_the_results() -> None:
     assert rewritten(TEXT) == TEXT
 
 
+def test_the_page_of_settings_has_every_setting_as_it_is() -> None:
+    # Behind? python -m benchmarks.readme_figures
+    page = readme_figures.SETTINGS.read_text(encoding="utf-8")
+    assert readme_figures.rewritten_settings(page) == page
+
+
 def test_a_benchmark_that_has_not_run_has_no_line(tmp_path: Path) -> None:
     assert figures(tmp_path).count("\n") == 1
     assert overshoots(tmp_path).count("\n") == 1
