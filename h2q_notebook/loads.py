@@ -41,18 +41,19 @@ class LoadOptions:
     """As typed; None takes what the machine can spare."""
     dtype: str = "auto"
     ladder: tuple[StepName, ...] = LADDER
-    device: str = "cpu"
+    device: str | None = None
+    """None for the setting ``device``."""
     context_tokens: int | None = None
     batch: int = 1
     task: str | None = None
     replace: bool = False
 
-    def shared(self) -> dict[str, Any]:
+    def shared(self, config: MemorySafeConfig) -> dict[str, Any]:
         """Keywords that loads and estimates have in common."""
         return {
             "dtype": self.dtype,
             "ladder": self.ladder,
-            "device": self.device,
+            "device": self.device or config.device,
             "batch": self.batch,
             "task": self.task,
         }
@@ -131,7 +132,7 @@ class Loads:
                 loader=MemorySafeModelLoader(progress=progress),
                 registry=self.models,
                 context_tokens=options.context_tokens,
-                **options.shared(),
+                **options.shared(self.config),
                 **more,
             )
         finally:
@@ -151,7 +152,7 @@ class Loads:
         told = MemorySafeModelLoader().estimate(
             options.source,
             budget_bytes=self._budget(options.budget).n_bytes,
-            **options.shared(),
+            **options.shared(self.config),
             **more,
         )
         self._publish(estimate_report.bundle(told), {"h2q": estimate_report.metadata(told)})

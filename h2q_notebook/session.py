@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +21,7 @@ from h2q_notebook.cell.outcome import CellOutcome, Event
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.configuring import LiveSettings
 from h2q_notebook.errors import H2QError
+from h2q_notebook.exporting import TextfileExport
 from h2q_notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.guardian.events import EventLog
 from h2q_notebook.guardian.guardian import MemoryGuardian
@@ -32,6 +33,7 @@ from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary
+from h2q_notebook.views.metrics import Figures
 
 __all__ = ["Session", "current"]
 
@@ -83,8 +85,10 @@ class Session:
             read_headroom,
             NotebookEffects(shell.user_ns, self._say),
             self.events,
-            on_look=self.settings.poll,
+            on_look=self._look,
         )
+        self._ended: Counter[str] = Counter()
+        self._export = TextfileExport(lambda: self.config, self._figures, self._say)
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
         self._kernel_gauge: KernelGauge | None = None
@@ -124,6 +128,23 @@ class Session:
     def _reconfigure(self, config: MemorySafeConfig) -> None:
         """New settings, from any thread; a running cell keeps what it began with."""
         self.config = self.guardian.config = self.loads.config = self.benches.config = config
+
+    def _look(self, now_s: float) -> None:
+        """At each look of the kernel's guard, in its thread."""
+        self.settings.poll(now_s)
+        self._export.poll(now_s)
+
+    def _figures(self) -> Figures:
+        kernel, models = self.keeper.view(), self.loads.models.models()
+        return Figures(
+            used_bytes=kernel.used_bytes,
+            limit_bytes=kernel.limit_bytes,
+            state=kernel.state,
+            n_models=len(models),
+            model_bytes=sum(one.resident_bytes for one in models),
+            cells=dict(self._ended),
+            events=self.events.counts(),
+        )
 
     # -- cells --------------------------------------------------------------------------------
 
@@ -213,6 +234,7 @@ class Session:
         finally:
             self._cell = None
         self.history.append(outcome)
+        self._ended[outcome.status] += 1
         self._used_at_end = self.guardian.used_bytes()
         self._show(outcome, cell.options, gauge)
 

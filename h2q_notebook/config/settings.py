@@ -42,7 +42,8 @@ class Range:
         if self.kind == "path":
             return "a path as text, or empty"
         whole = "a whole number " if self.kind == "whole" else ""
-        return f"{whole}{self.low:g} to {self.high:g}{', or none' if self.optional else ''}"
+        none = ", or none" if self.optional else ""
+        return f"{whole}{_plain(self.low)} to {_plain(self.high)}{none}"
 
     def holds(self, value: Any) -> bool:
         """Whether *value* is within it."""
@@ -60,6 +61,10 @@ class Range:
             and math.isfinite(value)
             and self.low <= value <= self.high
         )
+
+
+def _plain(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def _setting(default: Any, help_text: str, kind: str = "number", **limits: Any) -> Any:

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -50,6 +50,7 @@ class EventLog:
     ) -> None:
         self._path, self._max_bytes, self._now = path, max_bytes, now
         self._events: deque[KernelEvent] = deque(maxlen=_KEPT)
+        self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, kind: str, text: str, used_bytes: int = 0, limit_bytes: int = 0) -> KernelEvent:
@@ -57,11 +58,17 @@ class EventLog:
         event = KernelEvent(round(self._now(), 3), kind, text, used_bytes, limit_bytes)
         with self._lock:
             self._events.append(event)
+            self._counts[kind] += 1
             path = self._path()
             if path:
                 with suppress(OSError, ValueError):
                     self._write(Path(path).expanduser(), event)
         return event
+
+    def counts(self) -> dict[str, int]:
+        """How many events of each kind there were, also of those no longer kept."""
+        with self._lock:
+            return dict(self._counts)
 
     def last(self, n: int = _KEPT) -> tuple[KernelEvent, ...]:
         """The newest events, oldest first."""

@@ -46,7 +46,7 @@ def _options(parser: MagicParser) -> MagicParser:
     add("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto")
     add("--ladder", type=converted(parse_ladder), default=LADDER, metavar="STEPS",
         help=f"forms to try, in order ({','.join(LADDER)})")  # fmt: skip
-    add("--device", default="cpu", help="auto, cpu, cuda, cuda:1 or mps (cpu)")
+    add("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps (the setting device: cpu)")
     add("--batch", type=int, default=1, metavar="N", help="prompts at once (1)")
     add("--task", default=None, help="seq2seq, embeddings ... (what the config names)")
     return parser

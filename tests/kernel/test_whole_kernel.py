@@ -120,6 +120,36 @@ def test_a_wrong_file_or_variable_at_the_start_is_told_and_left_out(tmp_path: Pa
         assert "h2q is ready" in shown
 
 
+def test_limits_for_models_and_for_cells_that_name_no_budget_hold(
+    fresh_kernel: Kernel, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    from tests.support.tiny_models import save_dense
+
+    kernel = fresh_kernel
+    where = save_dense(tmp_path / "m", 120)
+    kernel.run("%config H2Q.model_memory_limit_mb = 64")
+    reply = kernel.run(f"%h2q_load {where} --ladder full", timeout=90)
+    assert reply.status == "error"
+    assert "does not fit the budget of 64 MiB" in reply.shown
+    kernel.run("%config H2Q.working_memory_mb = 64")
+    reply = kernel.run("%%h2q_budget\nx = bytearray(b'x') * (200 << 20)", timeout=60)
+    assert reply.status == "error"
+    assert kernel.value("'x' in globals()") is False
+
+
+def test_figures_are_exported_while_the_kernel_runs(fresh_kernel: Kernel, tmp_path: Path) -> None:
+    kernel, path = fresh_kernel, tmp_path / "h2q.prom"
+    kernel.run(f"%config H2Q.metrics_textfile = {str(path)!r}")
+    kernel.run("%config H2Q.metrics_interval_s = 1")
+    kernel.run("%%h2q_budget 100MB\nx = 1")
+    deadline_s = time.monotonic() + 20
+    while 'h2q_cells_total{status="ok"} 1' not in (path.read_text() if path.exists() else ""):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    assert str(tmp_path) not in path.read_text()
+
+
 @pytest.mark.parametrize("again", [1, 2])
 def test_unloading_takes_the_guard_and_the_settings_away(fresh_kernel: Kernel, again: int) -> None:
     kernel = fresh_kernel

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "configuring",
         "keeping",
         "overview",
+        "exporting",
         "api",
     ),
     ("magics", "extension"),
@@ -41,7 +42,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 ALLOWED = {
     ("api", "session"), ("session", "gauges"), ("session", "loads"), ("loads", "gauges"),
     ("session", "benches"), ("session", "displays"), ("session", "configuring"),
-    ("session", "keeping"), ("session", "overview"), ("benches", "benching"), ("benches", "loads"),
+    ("session", "keeping"), ("session", "overview"), ("session", "exporting"),
+    ("benches", "benching"), ("benches", "loads"),
     ("benches", "gauges"), ("benches", "one_load"), ("api", "benches"), ("api", "benching"),
     ("extension", "magics"),
 }  # fmt: skip

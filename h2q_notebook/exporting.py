@@ -1,0 +1,69 @@
+"""Writes the kernel's figures where node_exporter's textfile collector reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from h2q_notebook.views.metrics import Figures, openmetrics
+
+if TYPE_CHECKING:
+    from h2q_notebook.config.settings import MemorySafeConfig
+
+__all__ = ["TextfileExport"]
+
+
+class TextfileExport:
+    """Writes the file anew now and then; whole, and readable for its owner alone.
+
+    Args:
+        settings: the settings now.
+        figures: reads what is told.
+        say: tells the user, once, that the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], MemorySafeConfig],
+        figures: Callable[[], Figures],
+        say: Callable[[str], None],
+    ) -> None:
+        self._settings, self._figures, self._say = settings, figures, say
+        self._next_s = 0.0
+        self._failed = ""
+
+    def poll(self, now_s: float) -> None:
+        """Write if it is time; now_s is monotonic."""
+        config = self._settings()
+        if not config.metrics_textfile or now_s < self._next_s:
+            return
+        self._next_s = now_s + config.metrics_interval_s
+        path = Path(config.metrics_textfile).expanduser()
+        try:
+            _write(path, openmetrics(self._figures()))
+        except OSError as error:
+            if self._failed != str(path):
+                self._failed = str(path)
+                self._say(f"h2q: metrics_textfile: {path} cannot be written: {error.strerror}")
+        else:
+            self._failed = ""
+
+
+def _write(path: Path, text: str) -> None:
+    # The collector reads *.prom alone, so that the unfinished file has another ending.
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    fd = os.open(fresh, flags, 0o600)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+    try:
+        os.replace(fresh, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(fresh)
+        raise
