@@ -36,6 +36,7 @@ _WHERE = {
     "MemoryGuardian": "guardian.guardian",
     "MemorySafeConfig": "config.settings",
     "MemorySafeModelLoader": "load.loader",
+    "MemorySafeStartupSystem": "startup",
     "MissingExtra": "errors",
     "ModelRefused": "errors",
     "estimate": "api",

@@ -8,7 +8,7 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 _MAGICS = (
     "h2q_bench", "h2q_budget", "h2q_estimate", "h2q_gauge", "h2q_load", "h2q_models", "h2q_status",
-    "h2q_unload",
+    "h2q_restart", "h2q_start", "h2q_stop", "h2q_unload",
 )  # fmt: skip
 
 
@@ -19,6 +19,7 @@ def load_ipython_extension(shell: Any) -> None:
     from h2q_notebook.magics.bench import BenchMagics
     from h2q_notebook.magics.budget import BudgetMagics, options_of, strip_budget_line
     from h2q_notebook.magics.load import LoadMagics
+    from h2q_notebook.magics.startup import StartupMagics
     from h2q_notebook.magics.status import StatusMagics
     from h2q_notebook.views.gauge import warm
 
@@ -30,6 +31,7 @@ def load_ipython_extension(shell: Any) -> None:
     shell.register_magics(StatusMagics(shell, session))
     shell.register_magics(LoadMagics(shell, session))
     shell.register_magics(BenchMagics(shell, session))
+    shell.register_magics(StartupMagics(shell, session))
     if front_end(shell) == "widgets":
         warm()  # the first gauge shall not have to import its library while a cell runs
     kinds = {"process": "guarding by a watcher process", "thread": "guarding by a thread only"}
@@ -48,5 +50,5 @@ def unload_ipython_extension(shell: Any) -> None:
     for kind in ("line", "cell"):
         for name in _MAGICS:
             shell.magics_manager.magics[kind].pop(name, None)
-    for name in ("BudgetMagics", "StatusMagics", "LoadMagics", "BenchMagics"):
+    for name in ("BudgetMagics", "StatusMagics", "LoadMagics", "BenchMagics", "StartupMagics"):
         shell.magics_manager.registry.pop(name, None)

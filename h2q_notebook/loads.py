@@ -183,7 +183,7 @@ class Loads:
         chosen = self._choose(name, idle_s, everything)
         before_bytes = self._guardian.used_bytes()
         for one in chosen:
-            self._unbind(one.name)
+            self.unbind(one.name)
         drop_traceback_refs(self._shell, None)
         release_memory()
         freed_bytes = before_bytes - self._guardian.used_bytes()
@@ -215,7 +215,7 @@ class Loads:
             (one, names.get(one.name) is self.models.get(one.name)) for one in self.models.models()
         )
 
-    def _unbind(self, name: str) -> None:
+    def unbind(self, name: str) -> None:
         """Take a model and its companions away from every name and output of the notebook."""
         gone = [self.models.get(name), *self.models.companions(name)]
         marks = {id(one) for one in gone if one is not None}
@@ -267,7 +267,7 @@ class _OldModel:
 
     def free(self) -> None:
         """Let it go; the loader calls this once, and only where it must."""
-        self._loads._unbind(self._name)
+        self._loads.unbind(self._name)
         self.freed = True
 
 

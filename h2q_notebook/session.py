@@ -30,6 +30,7 @@ from h2q_notebook.keeping import NotebookEffects
 from h2q_notebook.loads import Loads
 from h2q_notebook.overview import overview
 from h2q_notebook.readings.limits import read_headroom
+from h2q_notebook.starting import Starts
 from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary
@@ -87,6 +88,7 @@ class Session:
             self.events,
             on_look=self._look,
         )
+        self.starts = Starts(shell.user_ns, self.guardian, self.keeper, self.loads, self._publish)
         self._ended: Counter[str] = Counter()
         self._export = TextfileExport(lambda: self.config, self._figures, self._say)
         self._cell: GuardedCell | None = None

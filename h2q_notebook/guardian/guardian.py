@@ -125,7 +125,12 @@ class MemoryGuardian:
     # -- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the watcher and take over the strike signal; main thread only."""
+        """Start the watcher and take over the strike signal; main thread only.
+
+        Also after ``close``: it can be started and closed again and again.
+        """
+        if self._reader is None and PROC_AVAILABLE:
+            self._reader = ProcessReader()
         if self._watcher is None or not self._watcher.alive():
             self._replace_watcher()
 

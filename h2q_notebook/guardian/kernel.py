@@ -107,7 +107,10 @@ class KernelGuard:
     # -- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to look; does nothing where it looks already."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._over.clear()
         self._thread = threading.Thread(target=self._run, name="h2q-kernel-guard", daemon=True)
         self._thread.start()
 

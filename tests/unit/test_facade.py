@@ -32,6 +32,7 @@ NAMES = {
     "MemoryGuardian",
     "MemorySafeConfig",
     "MemorySafeModelLoader",
+    "MemorySafeStartupSystem",
     "MissingExtra",
     "ModelRefused",
     "bench",

@@ -34,6 +34,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "keeping",
         "overview",
         "exporting",
+        "layered",
+        "pipeline",
+        "preflight",
+        "starting",
         "api",
     ),
     ("magics", "extension"),
@@ -45,7 +49,9 @@ ALLOWED = {
     ("session", "keeping"), ("session", "overview"), ("session", "exporting"),
     ("benches", "benching"), ("benches", "loads"),
     ("benches", "gauges"), ("benches", "one_load"), ("api", "benches"), ("api", "benching"),
-    ("extension", "magics"),
+    ("extension", "magics"), ("startup", "layered"), ("startup", "pipeline"),
+    ("startup", "preflight"), ("starting", "startup"), ("starting", "layered"),
+    ("starting", "loads"), ("session", "starting"),
 }  # fmt: skip
 DATA = {"cell.outcome"}  # frozen dataclasses that views draw
 HEAVY = {"torch", "transformers", "numpy", "pandas", "plotly", "ipywidgets", "anywidget", "psutil"}
