@@ -193,6 +193,16 @@ def _bench_overhead(data: dict[str, Any]) -> Rows:
         )
 
 
+def _system_costs(data: dict[str, Any]) -> Rows:
+    yield (
+        "%load_ext h2q in a bare kernel: time, memory with its watcher",
+        f"{data['load_ext_s']:g} s, {data['load_ext_mib']:g} MiB",
+    )
+    yield "the guards at rest, of one core", f"{data['rest_share_of_a_core']:.1%}"
+    yield "%h2q_start with the embedded model, torch imported", f"{data['startup_s']:g} s"
+    yield "%h2q_status with 10 000 names", f"{data['status_s'] * 1000:.0f} ms"
+
+
 _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "adversarial": _adversarial,
     "overruns": _overruns,
@@ -206,6 +216,7 @@ _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "tiny_load": _tiny_load,
     "bench_smollm2": _bench_smollm2,
     "bench_overhead": _bench_overhead,
+    "system_costs": _system_costs,
 }
 
 

@@ -40,6 +40,7 @@ _WHERE = {
     "MissingExtra": "errors",
     "ModelRefused": "errors",
     "estimate": "api",
+    "fit_batch_size": "batching",
     "raise_budget": "api",
     "stop": "api",
 }

@@ -35,6 +35,8 @@ class Status:
     """Name, class and resident bytes of each model loaded by h2q that still lives."""
     ceiling: tuple[int, str, str, float | None] | None = None
     """The kernel's ceiling in bytes, the limit it is from, its state, seconds until it is full."""
+    pressure: str = ""
+    """How short the machine is of memory, in words."""
     layers: tuple[tuple[str, int, int | None, str], ...] = ()
     """Layer, bytes, its own limit in bytes, what is in it."""
     names: tuple[tuple[str, str, int], ...] = ()
@@ -84,6 +86,8 @@ def _memory(status: Status) -> _Table:
         limit, source, state, left_s = status.ceiling
         rate = f", full in {format_seconds(left_s)} at this rate" if left_s and left_s < 600 else ""
         rows.append(("ceiling", f"{format_bytes(limit)} ({source}): {state}{rate}"))
+    if status.pressure:
+        rows.append(("pressure", status.pressure))
     return [*rows, ("guarded", every)]
 
 

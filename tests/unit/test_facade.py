@@ -37,6 +37,7 @@ NAMES = {
     "ModelRefused",
     "bench",
     "estimate",
+    "fit_batch_size",
     "history",
     "last",
     "load",

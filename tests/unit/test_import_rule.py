@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "keeping",
         "overview",
         "exporting",
+        "batching",
         "layered",
         "pipeline",
         "preflight",
