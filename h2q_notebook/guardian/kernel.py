@@ -25,7 +25,7 @@ from h2q_notebook.policy.decide import (
 )
 from h2q_notebook.policy.trend import seconds_to_limit
 from h2q_notebook.readings.limits import Headroom
-from h2q_notebook.units import GIB, format_bytes, format_seconds
+from h2q_notebook.units import GIB, MIB, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from h2q_notebook.config.settings import MemorySafeConfig
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Effects", "KernelGuard", "KernelView"]
 
 _FILL_BYTES_PER_S = 2 * GIB
-"""How fast memory may be filled; the sleep is what is left by that. Page faults on one core of the
-machines measured give 1 to 2 GiB/s; earlyoom assumes 6 GiB/s for a whole machine."""
+"""How fast a background thread may fill memory; the sleep is what is left by that. Slower than what a
+cell's own watcher assumes (``watching``), which has a budget to keep and no GIL to share."""
 _SHORTEST_S = 0.1
+_GROWS_BYTES, _GROWS_S = 16 * MIB, 3.0
+"""Use that rose by so much in so long, or since it passed the ceiling, is growing. A kernel that
+merely holds a lot, on a machine that others fill, has nothing that should be ended."""
 _CEILING_MOVED = 0.10
 """A ceiling that falls by this share of itself is told."""
 
@@ -99,8 +102,10 @@ class KernelGuard:
         self._on_look = on_look
         self._standing = Standing()
         self._points: deque[tuple[float, int]] = deque(maxlen=64)
+        self._lock = threading.Lock()
         self._highest_limit = 0
         self._helpless = False
+        self._over_from = 0
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -131,10 +136,11 @@ class KernelGuard:
     def pause_s(self) -> float:
         """How long the next look may wait: no longer than what is left takes to fill."""
         longest = self._settings().watch_interval_s
-        if not self._points:
+        points = self._recent()
+        if not points:
             return longest
-        used, limit = self._points[-1][1], self._limit(self._points[-1][1])[0]
-        left_s = max(limit - used, 0) / _FILL_BYTES_PER_S
+        used = points[-1][1]
+        left_s = max(self._limit(used)[0] - used, 0) / _FILL_BYTES_PER_S
         return min(max(left_s, min(_SHORTEST_S, longest)), longest)
 
     # -- one look -----------------------------------------------------------------------------
@@ -144,7 +150,7 @@ class KernelGuard:
         used = self._read_used()
         limit, source = self._limit(used)
         state = "over" if used >= limit else "warned" if self._standing.warned else "calm"
-        left_s = seconds_to_limit(list(self._points), limit)
+        left_s = seconds_to_limit(self._recent(), limit)
         return KernelView(used, limit, source, state, left_s)
 
     def look(self) -> Decision:
@@ -153,7 +159,10 @@ class KernelGuard:
         self._on_look(now_s)
         used = self._read_used()
         limit, source = self._limit(used)
-        self._points.append((now_s, used))
+        with self._lock:
+            self._points.append((now_s, used))
+        if used < limit or not self._standing.looks_over:
+            self._over_from = used
         self._follow_ceiling(used, limit, source)
         thresholds = self._thresholds()
         self._standing, decision = decide(self._standing, used, limit, now_s, thresholds)
@@ -172,10 +181,21 @@ class KernelGuard:
         """The ceiling now: the user's, or what the machine can still give, less the buffer."""
         config = self._settings()
         room = self._read_room()
-        limit, source = used + room.free_bytes - config.safety_bytes, room.source
+        spare = max(room.free_bytes - config.safety_bytes, 0)
+        limit, source = used + spare, room.source
         if config.max_bytes is not None and config.max_bytes < limit:
             limit, source = config.max_bytes, "max_memory_mb"
-        return max(limit, 0), source
+        return limit, source
+
+    def _recent(self) -> list[tuple[float, int]]:
+        """The last looks; the notebook's thread asks while this one looks."""
+        with self._lock:
+            return list(self._points)
+
+    def _grows(self) -> bool:
+        points = self._recent()
+        past = [used for at_s, used in points if points[-1][0] - at_s <= _GROWS_S]
+        return past[-1] - min(*past, self._over_from) >= _GROWS_BYTES
 
     def _thresholds(self) -> Thresholds:
         config = self._settings()
@@ -192,7 +212,7 @@ class KernelGuard:
             self._highest_limit = limit
 
     def _warning(self, used: int, limit: int, source: str) -> str:
-        left_s = seconds_to_limit(list(self._points), limit)
+        left_s = seconds_to_limit(self._recent(), limit)
         rate = f"; full in {format_seconds(left_s)} at this rate" if left_s else ""
         return (
             f"h2q: the kernel holds {format_bytes(used)}, {used / max(limit, 1):.0%} of its "
@@ -219,12 +239,12 @@ class KernelGuard:
         self._events.add("clean", text, used, limit)
 
     def _stop(self, used: int, limit: int, source: str) -> None:
-        ended = self._effects.stop()
+        ended = self._effects.stop() if self._grows() else ""
         if not ended:
             if self._helpless:
                 return  # it was told, and nothing has changed
             self._helpless = True
-            ended = "nothing runs in the background that could be ended; %h2q_status tells more"
+            ended = "nothing grows in the background that could be ended; %h2q_status tells more"
         text = (
             f"h2q: the kernel holds {format_bytes(used)}, over its ceiling {format_bytes(limit)} "
             f"({source}); {ended}"

@@ -166,9 +166,50 @@ def test_where_nothing_can_be_ended_it_is_told_once_until_it_was_calm() -> None:
     world.stop = lambda: ""  # type: ignore[method-assign]
     for _ in range(20):
         world.at(1200)
-    told = [text for text in world.said if "nothing runs in the background" in text]
+    told = [text for text in world.said if "nothing grows in the background" in text]
     assert len(told) == 1
     world.at(300)
     for _ in range(5):
         world.at(1200)
-    assert len([text for text in world.said if "nothing runs in the background" in text]) == 2
+    assert len([text for text in world.said if "nothing grows in the background" in text]) == 2
+
+
+def test_a_kernel_that_holds_a_lot_but_does_not_grow_has_nothing_ended() -> None:
+    world = World(max_memory_mb=None)
+    world.free = 100 * MIB  # others fill the machine, beyond the buffer
+    for _ in range(20):
+        world.at(4000)
+    assert "stop" not in world.done
+    for used in range(4000, 4200, 20):
+        world.at(used)
+    assert "stop" in world.done
+
+
+def test_looking_from_two_threads_at_once_is_safe() -> None:
+    world = World()
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def view() -> None:
+        while not over.is_set():
+            try:
+                world.guard.view()
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=view) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for at in range(3000):
+        world.at(100 + at % 7)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_slow_growth_past_the_ceiling_is_stopped_too() -> None:
+    world = World()
+    for at in range(40):
+        world.at(1001 + at)  # 2 MiB a second
+    assert "stop" in world.done
