@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Effects", "KernelGuard", "KernelView"]
 
 _FILL_BYTES_PER_S = 2 * GIB
-"""How fast a background thread may fill memory; the sleep is what is left by that. Slower than what a
-cell's own watcher assumes (``watching``), which has a budget to keep and no GIL to share."""
+"""How fast a background thread may fill memory; the sleep is what is left by that. Slower than what
+a cell's own watcher assumes (``watching``), which has a budget to keep and no GIL to share."""
 _SHORTEST_S = 0.1
 _GROWS_BYTES, _GROWS_S = 16 * MIB, 3.0
 """Use that rose by so much in so long, or since it passed the ceiling, is growing. A kernel that
