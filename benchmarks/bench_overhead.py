@@ -27,7 +27,7 @@ from h2q_notebook.bench.generation import ModelGenerator, Sampling, use_threads
 from h2q_notebook.bench.run import run_cases
 from h2q_notebook.bench.store import RunStore
 from h2q_notebook.bench.suite import parse_suite
-from h2q_notebook.gauges import front_end
+from h2q_notebook.notebook.gauges import front_end
 from h2q_notebook.views.bench_live import BenchLive
 from transformers import GenerationConfig
 suite = parse_suite({"name": "one", "version": "1", "max_new_tokens": N, "case": [

@@ -39,7 +39,7 @@ def h2q_facts():
         len(_os.listdir('/proc/self/fd')),
     ]
 """
-_FORGET = "from h2q_notebook import session as _s; _s.current().history.clear()"
+_FORGET = "from h2q_notebook.notebook import session as _s; _s.current().history.clear()"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ The facade: exactly the names in ``__all__``, each imported when it is first use
 module is cheap and changes nothing; ``%load_ext h2q`` starts the guardian.
 
 Rooms, and who may import whom: ``errors, units <- config <- readings <- policy <- guardian <-
-{cell, load, bench} <- session <- magics, extension``; ``views`` takes plain data.
+{cell, load, bench} <- startup <- notebook <- magics, extension``; ``views`` takes plain data.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _WHERE = {
     "MemoryGuardian": "guardian.guardian",
     "MemorySafeConfig": "config.settings",
     "MemorySafeModelLoader": "load.loader",
-    "MemorySafeStartupSystem": "startup",
+    "MemorySafeStartupSystem": "startup.system",
     "MissingExtra": "errors",
     "ModelRefused": "errors",
     "estimate": "api",
-    "fit_batch_size": "batching",
+    "fit_batch_size": "guardian.batching",
     "raise_budget": "api",
     "stop": "api",
 }
@@ -49,7 +49,7 @@ __all__ = sorted([*_WHERE, "history", "last"])  # noqa: PLE0605 - one list, kept
 
 
 def _history() -> tuple[CellOutcome, ...]:
-    from h2q_notebook.session import current
+    from h2q_notebook.notebook.session import current
 
     session = current()
     return tuple(session.history) if session is not None else ()

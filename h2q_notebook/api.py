@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from h2q_notebook.bench.benching import BenchOrder
     from h2q_notebook.bench.outcome import BenchRun
     from h2q_notebook.bench.run import Step
-    from h2q_notebook.benching import BenchOrder
     from h2q_notebook.load.ladder import StepName
     from h2q_notebook.load.outcome import LadderEstimate, LoadOutcome, ProgressCallback
 
@@ -26,7 +26,7 @@ def stop() -> bool:
     Returns:
         Whether there was one.
     """
-    from h2q_notebook.session import current
+    from h2q_notebook.notebook.session import current
 
     session = current()
     return session.stop() if session is not None else False
@@ -44,7 +44,7 @@ def raise_budget(size: str | int) -> int:
     Raises:
         BadArgument: the size cannot be read.
     """
-    from h2q_notebook.session import current
+    from h2q_notebook.notebook.session import current
     from h2q_notebook.units import parse_bytes
 
     extra_bytes = parse_bytes(str(size))
@@ -187,9 +187,9 @@ def bench(
         BadArgument, MissingExtra: one sentence each; nothing was run.
         BaseException: as raised by an interrupt; what was answered is kept.
     """
+    from h2q_notebook.bench.benching import bench_model
     from h2q_notebook.bench.store import RunStore, data_root
-    from h2q_notebook.benches import subject_of
-    from h2q_notebook.benching import bench_model
+    from h2q_notebook.notebook.benches import subject_of
 
     given = {"samples": samples, "temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = {**given, "preset": preset, "max_new_tokens": max_new_tokens}
@@ -203,9 +203,9 @@ def bench(
 def _bench_order(
     suite: str, sampling: dict[str, Any], threads: int | None, budget_bytes: int
 ) -> BenchOrder:
+    from h2q_notebook.bench.benching import BenchOrder
     from h2q_notebook.bench.generation import sampling_of
     from h2q_notebook.bench.suite import load_suite
-    from h2q_notebook.benching import BenchOrder
 
     return BenchOrder(
         suite=load_suite(suite),

@@ -14,13 +14,13 @@ _MAGICS = (
 
 def load_ipython_extension(shell: Any) -> None:
     """Register the magics and start the guardian; prints one line. Loading twice does nothing."""
-    from h2q_notebook import session as sessions
-    from h2q_notebook.gauges import front_end
     from h2q_notebook.magics.bench import BenchMagics
     from h2q_notebook.magics.budget import BudgetMagics, options_of, strip_budget_line
     from h2q_notebook.magics.load import LoadMagics
     from h2q_notebook.magics.startup import StartupMagics
     from h2q_notebook.magics.status import StatusMagics
+    from h2q_notebook.notebook import session as sessions
+    from h2q_notebook.notebook.gauges import front_end
     from h2q_notebook.views.gauge import warm
 
     if sessions.current() is not None:
@@ -41,7 +41,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 def unload_ipython_extension(shell: Any) -> None:
     """Give everything back: events, transformer, magics, signal handlers, limits, child process."""
-    from h2q_notebook import session as sessions
+    from h2q_notebook.notebook import session as sessions
 
     session = sessions.current()
     if session is None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
 from h2q_notebook.bench.export import KINDS
-from h2q_notebook.benches import BenchOptions
 from h2q_notebook.errors import BadArgument, H2QError
 from h2q_notebook.load.ladder import parse_ladder
 from h2q_notebook.magics.arguments import MagicParser, as_usage_error, converted
+from h2q_notebook.notebook.benches import BenchOptions
 
 if TYPE_CHECKING:
     from h2q_notebook.bench.outcome import BenchRun
-    from h2q_notebook.session import Session
+    from h2q_notebook.notebook.session import Session
 
 __all__ = ["BenchMagics"]
 

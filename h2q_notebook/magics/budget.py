@@ -17,7 +17,7 @@ from h2q_notebook.magics.arguments import MagicParser, as_usage_error, converted
 from h2q_notebook.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
-    from h2q_notebook.session import Session
+    from h2q_notebook.notebook.session import Session
 
 __all__ = ["BudgetMagics", "budget_line", "options_of", "parse_budget", "strip_budget_line"]
 

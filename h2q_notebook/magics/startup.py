@@ -8,12 +8,12 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
 from h2q_notebook.errors import BadArgument, H2QError
 from h2q_notebook.load.ladder import LADDER, parse_ladder
-from h2q_notebook.loads import LoadOptions
 from h2q_notebook.magics.arguments import MagicParser, as_usage_error, converted
+from h2q_notebook.notebook.loads import LoadOptions
 from h2q_notebook.units import shorten
 
 if TYPE_CHECKING:
-    from h2q_notebook.session import Session
+    from h2q_notebook.notebook.session import Session
 
 __all__ = ["StartupMagics"]
 

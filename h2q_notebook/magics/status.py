@@ -11,7 +11,7 @@ from h2q_notebook.magics.arguments import as_usage_error
 from h2q_notebook.units import shorten
 
 if TYPE_CHECKING:
-    from h2q_notebook.session import Session
+    from h2q_notebook.notebook.session import Session
 
 __all__ = ["StatusMagics"]
 

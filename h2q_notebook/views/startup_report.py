@@ -9,7 +9,7 @@ from h2q_notebook.units import format_bytes, format_seconds, shorten
 from h2q_notebook.views.table import BOX, html_table, text_table
 
 if TYPE_CHECKING:
-    from h2q_notebook.layered import LayerReport, StartupReport
+    from h2q_notebook.startup.layered import LayerReport, StartupReport
 
 __all__ = ["bundle", "metadata"]
 

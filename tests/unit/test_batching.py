@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from h2q_notebook.batching import fit_batch_size, is_allocation_failure
 from h2q_notebook.errors import BadArgument, MemoryBudgetExceeded
+from h2q_notebook.guardian.batching import fit_batch_size, is_allocation_failure
 from h2q_notebook.readings.process import read_process
 from h2q_notebook.units import MIB
 

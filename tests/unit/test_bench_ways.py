@@ -56,7 +56,15 @@ def test_h2qs_load_gives_the_logits_of_from_pretrained() -> None:
     path = resolve("h2q://tiny-deepseek")
 
     def one_load(way: str) -> Sequence[str]:
-        return [sys.executable, "-m", "h2q_notebook.one_load", way, str(path), "auto", str(GIB)]
+        return [
+            sys.executable,
+            "-m",
+            "h2q_notebook.load.one_load",
+            way,
+            str(path),
+            "auto",
+            str(GIB),
+        ]
 
     ways = ["from_pretrained", "full", "mapped", "int8"]
     found = compare_ways("tiny", ways, one_load, budget_bytes=GIB, rounds=1)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from h2q_notebook import gauges
 from h2q_notebook.cell.outcome import Event
 from h2q_notebook.config.settings import MemorySafeConfig
-from h2q_notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.guardian.guardian import Live
+from h2q_notebook.notebook import gauges
+from h2q_notebook.notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.policy.strikes import Cause
 from h2q_notebook.views.gauge_frame import GaugeFrame
 

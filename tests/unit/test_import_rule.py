@@ -21,39 +21,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("guardian",),
     ("cell", "load", "bench"),
-    (
-        "startup",
-        "session",
-        "gauges",
-        "loads",
-        "benching",
-        "benches",
-        "displays",
-        "one_load",
-        "configuring",
-        "keeping",
-        "overview",
-        "exporting",
-        "batching",
-        "layered",
-        "pipeline",
-        "preflight",
-        "starting",
-        "api",
-    ),
+    ("startup",),
+    ("notebook", "api"),
     ("magics", "extension"),
 )
 # Modules of the top layers that wire their neighbours: that is what they are for.
-ALLOWED = {
-    ("api", "session"), ("session", "gauges"), ("session", "loads"), ("loads", "gauges"),
-    ("session", "benches"), ("session", "displays"), ("session", "configuring"),
-    ("session", "keeping"), ("session", "overview"), ("session", "exporting"),
-    ("benches", "benching"), ("benches", "loads"),
-    ("benches", "gauges"), ("benches", "one_load"), ("api", "benches"), ("api", "benching"),
-    ("extension", "magics"), ("startup", "layered"), ("startup", "pipeline"),
-    ("startup", "preflight"), ("starting", "startup"), ("starting", "layered"),
-    ("starting", "loads"), ("session", "starting"),
-}  # fmt: skip
+ALLOWED = {("api", "notebook"), ("extension", "magics")}
 DATA = {"cell.outcome"}  # frozen dataclasses that views draw
 HEAVY = {"torch", "transformers", "numpy", "pandas", "plotly", "ipywidgets", "anywidget", "psutil"}
 # Started as `python -I -S`: they and what they import may use the standard library only.
@@ -114,7 +87,7 @@ def problem(importer: str, imported: str) -> str | None:
         fine = there in {"errors", "units"} or imported in {*DATA, "cell"}
         return None if fine else "views take plain data"
     if there == "views":
-        return None if layer_of(here) >= layer_of("session") else "only session and above show"
+        return None if layer_of(here) >= layer_of("notebook") else "only the notebook shows"
     if layer_of(here) < 0 or layer_of(there) < 0:
         return "a room the rule does not know"
     if layer_of(there) < layer_of(here):
@@ -144,8 +117,9 @@ def test_a_module_imports_only_rooms_below_its_own(path: Path) -> None:
         ("views.report", "cell.outcome", True),
         ("views.report", "guardian.guardian", False),
         ("guardian.guardian", "views.report", False),
-        ("magics.load", "session", True),
-        ("session", "magics.load", False),
+        ("magics.load", "notebook.session", True),
+        ("notebook.session", "magics.load", False),
+        ("startup.system", "notebook.loads", False),
     ],
 )
 def test_the_rule_itself_tells_right_from_wrong(

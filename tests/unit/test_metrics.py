@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from h2q_notebook.config.settings import MemorySafeConfig
-from h2q_notebook.exporting import TextfileExport
+from h2q_notebook.notebook.exporting import TextfileExport
 from h2q_notebook.views.metrics import Figures, openmetrics
 
 parser = pytest.importorskip("prometheus_client.openmetrics.parser")

@@ -11,13 +11,13 @@ import pytest
 
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import BadArgument, LoadRefused, MemoryBudgetExceeded, MissingExtra
-from h2q_notebook.layered import Step, run_steps
-from h2q_notebook.pipeline import TextPipeline
-from h2q_notebook.preflight import look
 from h2q_notebook.readings.limits import Headroom
 from h2q_notebook.readings.process import read_process
 from h2q_notebook.readings.tree import descendants
-from h2q_notebook.startup import MemorySafeStartupSystem
+from h2q_notebook.startup.layered import Step, run_steps
+from h2q_notebook.startup.pipeline import TextPipeline
+from h2q_notebook.startup.preflight import look
+from h2q_notebook.startup.system import MemorySafeStartupSystem
 from h2q_notebook.units import GIB, MIB
 from h2q_notebook.views import startup_report
 

@@ -13,24 +13,24 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from h2q_notebook import displays
-from h2q_notebook.benches import Benches
 from h2q_notebook.cell.lifecycle import GuardedCell
 from h2q_notebook.cell.options import BudgetOptions
 from h2q_notebook.cell.outcome import CellOutcome, Event
 from h2q_notebook.config.settings import MemorySafeConfig
-from h2q_notebook.configuring import LiveSettings
 from h2q_notebook.errors import H2QError
-from h2q_notebook.exporting import TextfileExport
-from h2q_notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.guardian.events import EventLog
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.kernel import KernelGuard
-from h2q_notebook.keeping import NotebookEffects
-from h2q_notebook.loads import Loads
-from h2q_notebook.overview import overview
+from h2q_notebook.notebook import displays
+from h2q_notebook.notebook.benches import Benches
+from h2q_notebook.notebook.configuring import LiveSettings
+from h2q_notebook.notebook.exporting import TextfileExport
+from h2q_notebook.notebook.gauges import CellGauge, KernelGauge, front_end
+from h2q_notebook.notebook.keeping import NotebookEffects
+from h2q_notebook.notebook.loads import Loads
+from h2q_notebook.notebook.overview import overview
+from h2q_notebook.notebook.starting import Starts
 from h2q_notebook.readings.limits import read_headroom
-from h2q_notebook.starting import Starts
 from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary

@@ -8,9 +8,9 @@ from typing import Any
 from h2q_notebook.errors import BadArgument, H2QError, LoadFailed
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.kernel import KernelGuard
-from h2q_notebook.layered import StartupReport
-from h2q_notebook.loads import LoadOptions, Loads
-from h2q_notebook.startup import MemorySafeStartupSystem
+from h2q_notebook.notebook.loads import LoadOptions, Loads
+from h2q_notebook.startup.layered import StartupReport
+from h2q_notebook.startup.system import MemorySafeStartupSystem
 
 __all__ = ["Starts"]
 

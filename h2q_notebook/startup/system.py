@@ -16,11 +16,11 @@ from h2q_notebook.guardian.events import EventLog
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.kernel import KernelGuard
 from h2q_notebook.guardian.reclaim import release_memory
-from h2q_notebook.layered import LayerReport, StartupReport, Step, run_steps, undo_steps
-from h2q_notebook.pipeline import TextPipeline
-from h2q_notebook.preflight import look
 from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.readings.process import read_process
+from h2q_notebook.startup.layered import LayerReport, StartupReport, Step, run_steps, undo_steps
+from h2q_notebook.startup.pipeline import TextPipeline
+from h2q_notebook.startup.preflight import look
 from h2q_notebook.units import MIB, format_bytes
 
 __all__ = ["MemorySafeStartupSystem", "ModelHolder"]

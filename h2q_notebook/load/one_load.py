@@ -1,7 +1,7 @@
 """One load in one way, in a process of its own; ``%h2q_bench --load`` starts it.
 
-``python -m h2q_notebook.one_load WAY PATH DTYPE BUDGET_BYTES`` prints ``ready``, ``loaded`` and a
-JSON object, and waits for a line after each but the last, until its standard input ends.
+``python -m h2q_notebook.load.one_load WAY PATH DTYPE BUDGET_BYTES`` prints ``ready``, ``loaded``
+and a JSON object, and waits for a line after each but the last, until its standard input ends.
 """
 
 from __future__ import annotations

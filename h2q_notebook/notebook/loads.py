@@ -14,12 +14,12 @@ from h2q_notebook.cell.options import ResolvedBudget, resolve_budget
 from h2q_notebook.cell.shell_refs import drop_traceback_refs
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import BadArgument, LoadFailed, LoadRefused, MemoryBudgetExceeded
-from h2q_notebook.gauges import front_end
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.load.holders import holders
 from h2q_notebook.load.ladder import LADDER, StepName
 from h2q_notebook.load.registry import LoadedModel, ModelRegistry
+from h2q_notebook.notebook.gauges import front_end
 from h2q_notebook.units import MIB, format_bytes, shorten
 
 if TYPE_CHECKING:

@@ -16,15 +16,15 @@ from h2q_notebook.bench.store import RunStore, data_root
 from h2q_notebook.cell.options import resolve_budget
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import BadArgument, BenchInterrupted
-from h2q_notebook.gauges import front_end
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import release_memory
-from h2q_notebook.loads import Loads
+from h2q_notebook.notebook.gauges import front_end
+from h2q_notebook.notebook.loads import Loads
 from h2q_notebook.units import shorten
 
 if TYPE_CHECKING:
+    from h2q_notebook.bench.benching import Subject
     from h2q_notebook.bench.outcome import BenchRun
-    from h2q_notebook.benching import Subject
     from h2q_notebook.load.ladder import StepName
     from h2q_notebook.load.outcome import ProgressCallback
 
@@ -102,9 +102,9 @@ class Benches:
         Raises:
             H2QError: one sentence; an interrupted run is kept and the sentence names it.
         """
+        from h2q_notebook.bench.benching import BenchOrder
         from h2q_notebook.bench.generation import sampling_of
         from h2q_notebook.bench.suite import load_suite
-        from h2q_notebook.benching import BenchOrder
 
         options, resumed = self._resumed(options)
         source = options.suite or _DEFAULT_SUITE
@@ -128,7 +128,7 @@ class Benches:
                 release_memory()
 
     def _run(self, subject: Subject, order: Any) -> BenchRun:
-        from h2q_notebook.benching import bench_model
+        from h2q_notebook.bench.benching import bench_model
         from h2q_notebook.views.bench_live import BenchLive
 
         shown: list[BenchLive] = []
@@ -230,7 +230,7 @@ class Benches:
         )
 
     def _from_notebook(self, name: str, model: Any) -> Subject:
-        from h2q_notebook.benching import Subject
+        from h2q_notebook.bench.benching import Subject
         from h2q_notebook.load.binding import companion_name
 
         loaded = next(
@@ -285,8 +285,8 @@ class Benches:
         """
         from h2q_notebook.bench.ways import compare_ways
         from h2q_notebook.load.directory import inspect
+        from h2q_notebook.load.one_load import OURS, THEIRS
         from h2q_notebook.load.sources import resolve
-        from h2q_notebook.one_load import OURS, THEIRS
         from h2q_notebook.views import ways_report
 
         path = resolve(source)
@@ -294,7 +294,7 @@ class Benches:
         room = resolve_budget(budget, self._guardian.headroom(), self.config.safety_bytes)
 
         def command(way: str) -> list[str]:
-            one = [sys.executable, "-m", "h2q_notebook.one_load", way.removeprefix("h2q ")]
+            one = [sys.executable, "-m", "h2q_notebook.load.one_load", way.removeprefix("h2q ")]
             return [*one, str(path), dtype, str(room.n_bytes)]
 
         found = compare_ways(
@@ -346,7 +346,7 @@ def subject_of(
     Raises:
         H2QError: as a load.
     """
-    from h2q_notebook.benching import Subject
+    from h2q_notebook.bench.benching import Subject
     from h2q_notebook.load.ladder import LADDER
     from h2q_notebook.load.loader import MemorySafeModelLoader
     from h2q_notebook.load.outcome import LoadOutcome

@@ -1,0 +1,1 @@
+"""Everything in order, and back: preflight, guard, model, pipeline, validation."""
