@@ -196,7 +196,7 @@ def bench(
     budget_bytes = _budget_bytes(budget)
     order = _bench_order(suite, sampling, threads, budget_bytes)
     subject = subject_of(model, tokenizer, budget_bytes, dtype=dtype, ladder=_steps(ladder))
-    watch = None if progress is None else (lambda title, earlier: progress)
+    watch = None if progress is None else (lambda run_id, title, earlier: progress)
     return bench_model(subject, order, RunStore(data_root()), watch)
 
 

@@ -66,7 +66,7 @@ def bench_model(
     subject: Subject,
     order: BenchOrder,
     store: RunStore,
-    watch: Callable[[str, tuple[CaseResult, ...]], Callable[[Step], None]] | None = None,
+    watch: Callable[[str, str, tuple[CaseResult, ...]], Callable[[Step], None]] | None = None,
 ) -> BenchRun:
     """Run a suite on a model; every answer is on the disk before the next begins.
 
@@ -74,7 +74,8 @@ def bench_model(
         subject: the model.
         order: what to do.
         store: where it is kept.
-        watch: given a title and the answers there are already, makes what is told each step.
+        watch: given the run's id, a title and the answers there are already, makes what is told
+            each step.
 
     Returns:
         The complete run.
@@ -91,10 +92,10 @@ def bench_model(
         writer = store.create(about)
     else:
         _check_same_model(store.load(order.resume), about)
-        writer, run = store.reopen(order.resume, {})
+        writer, run = store.reopen(order.resume)
         earlier = run.cases
     label = f"h2q bench · {order.suite.name} · {about['model']['label']}"
-    tell = watch(label, earlier) if watch is not None else _nobody
+    tell = watch(writer.run_id, label, earlier) if watch is not None else _nobody
     with _Ending(writer, store, threads) as ending, use_threads(threads):
         generator.warm_up()
         ending.began = read_busy()

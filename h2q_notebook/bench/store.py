@@ -73,13 +73,14 @@ class RunStore:
             BadArgument: the directory cannot be written.
         """
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-        manifest = {
-            "schema": SCHEMA,
-            "run_id": run_id,
-            "status": "running",
-            "started_s": round(time.time(), 3),
-            **about,
-        }
+        manifest = _running(
+            {
+                "schema": SCHEMA,
+                "run_id": run_id,
+                "started_s": round(time.time(), 3),
+                **about,
+            }
+        )
         path = self.folder / run_id
         fresh = self.folder / f".{run_id}.new"
         try:
@@ -95,12 +96,11 @@ class RunStore:
             ) from None
         return RunWriter(path, manifest)
 
-    def reopen(self, run_id: str, more: Mapping[str, Any]) -> tuple[RunWriter, BenchRun]:
+    def reopen(self, run_id: str) -> tuple[RunWriter, BenchRun]:
         """Go on with a run that is not complete.
 
         Args:
             run_id: whole, or the end of it.
-            more: laid over its manifest.
 
         Raises:
             BadArgument: no such run, it is damaged, or it is complete.
@@ -109,7 +109,7 @@ class RunStore:
         if run.status == "complete":
             raise BadArgument(f"--resume: run {run.run_id} is complete; nothing is left to do")
         _repair(run.path / _CASES)
-        writer = RunWriter(run.path, {**run.manifest, **more, "status": "running"})
+        writer = RunWriter(run.path, _running(run.manifest))
         writer.save()
         return writer, run
 
@@ -177,8 +177,7 @@ class RunWriter:
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path = path
-        self.manifest = {**manifest, "pid": os.getpid(), "pid_began": _began(os.getpid())}
-        self.save()
+        self.manifest = dict(manifest)
 
     @property
     def run_id(self) -> str:
@@ -204,6 +203,12 @@ class RunWriter:
     def save(self) -> None:
         """Replace the manifest as a whole."""
         _write_whole(self.path / _MANIFEST, self.manifest)
+
+
+def _running(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that this process is at."""
+    pid = os.getpid()
+    return {**manifest, "status": "running", "pid": pid, "pid_began": _began(pid)}
 
 
 def _write_whole(path: Path, value: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ import ast
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
@@ -18,7 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from h2q_notebook.errors import BadArgument, MissingExtra
+from h2q_notebook.config.toml import read_toml
+from h2q_notebook.errors import BadArgument
 from h2q_notebook.units import shorten
 
 __all__ = ["RAISES", "Case", "Grader", "Suite", "built_in_suites", "load_suite", "parse_suite"]
@@ -116,7 +116,7 @@ def load_suite(name: str) -> Suite:
         return load_humaneval()
     if name in built_in_suites():
         text = resources.files("h2q_notebook.bench").joinpath("suites", f"{name}.toml").read_text()
-        return parse_suite(_read_toml(text, name), name)
+        return parse_suite(_toml(text, name), name)
     path = Path(name).expanduser()
     if path.suffix not in (".toml", ".json"):
         known = (*built_in_suites(), "humaneval")
@@ -132,23 +132,11 @@ def load_suite(name: str) -> Suite:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise BadArgument(f"--suite: {shorten(name)!r} cannot be read: {why}") from None
-    return parse_suite(
-        _read_toml(text, name) if path.suffix == ".toml" else _json(text, name), name
-    )
+    return parse_suite(_toml(text, name) if path.suffix == ".toml" else _json(text, name), name)
 
 
-def _read_toml(text: str, label: str) -> Any:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise MissingExtra("tomli", "bench") from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadArgument(f"--suite: {shorten(label)!r} is not TOML: {error}") from None
+def _toml(text: str, label: str) -> Any:
+    return read_toml(text, f"--suite: {shorten(label)!r}")
 
 
 def _json(text: str, label: str) -> Any:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from h2q_notebook.config.settings import MemorySafeConfig, range_of
-from h2q_notebook.errors import BadArgument
+from h2q_notebook.config.toml import read_toml
+from h2q_notebook.errors import BadArgument, MissingExtra
 from h2q_notebook.units import shorten
 
 __all__ = [
@@ -136,19 +136,10 @@ def parse_toml(text: str, label: str) -> dict[str, Any]:
     Raises:
         BadArgument: not TOML, or not settings.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise BadArgument(
-                f"{label}: TOML needs tomli on Python 3.10 (pip install tomli)"
-            ) from None
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadArgument(f"{label}: is not TOML: {error}") from None
+        data = read_toml(text, f"{label}:")
+    except MissingExtra as error:
+        raise BadArgument(f"{label}: {error}") from None
     values = data.get("h2q", data)
     if not isinstance(values, dict):
         raise BadArgument(f"{label}: h2q must be a table")

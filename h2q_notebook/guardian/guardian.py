@@ -34,10 +34,10 @@ from h2q_notebook.readings.process import (
 if TYPE_CHECKING:
     from h2q_notebook.config.settings import MemorySafeConfig
 
-__all__ = ["GuardRequest", "Live", "MemoryGuardian", "WatchResult"]
+__all__ = ["SPARED_THREADS", "GuardRequest", "Live", "MemoryGuardian", "WatchResult"]
 
 # Threads that a cell's time may bring about but that are not the cell's: ours, and ipykernel's
-_SPARED_THREADS = ("h2q-", "subshell-", "IPython", "Control", "Heartbeat", "IOPub")
+SPARED_THREADS = ("h2q-", "subshell-", "IPython", "Control", "Heartbeat", "IOPub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +323,7 @@ class MemoryGuardian:
             for thread in threading.enumerate()
             if thread not in self._threads
             and thread is not threading.current_thread()
-            and not thread.name.startswith(_SPARED_THREADS)
+            and not thread.name.startswith(SPARED_THREADS)
         ]
         return WatchResult(
             baseline=base,

@@ -106,6 +106,7 @@ class KernelGuard:
         self._highest_limit = 0
         self._helpless = False
         self._over_from = 0
+        self._left_bytes: int | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -136,11 +137,9 @@ class KernelGuard:
     def pause_s(self) -> float:
         """How long the next look may wait: no longer than what is left takes to fill."""
         longest = self._settings().watch_interval_s
-        points = self._recent()
-        if not points:
+        if self._left_bytes is None:
             return longest
-        used = points[-1][1]
-        left_s = max(self._limit(used)[0] - used, 0) / _FILL_BYTES_PER_S
+        left_s = self._left_bytes / _FILL_BYTES_PER_S
         return min(max(left_s, min(_SHORTEST_S, longest)), longest)
 
     # -- one look -----------------------------------------------------------------------------
@@ -159,6 +158,7 @@ class KernelGuard:
         self._on_look(now_s)
         used = self._read_used()
         limit, source = self._limit(used)
+        self._left_bytes = max(limit - used, 0)
         with self._lock:
             self._points.append((now_s, used))
         if used < limit or not self._standing.looks_over:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["OURS", "THEIRS", "main"]
+from h2q_notebook.load.skeleton import torch_dtype
 
-OURS = ("full", "bf16", "mapped", "int8", "int4", "offload")
-"""h2q's, one for each step of the ladder."""
+__all__ = ["THEIRS", "main"]
+
 THEIRS = ("from_pretrained", "device_map", "accelerate")
-"""transformers' plain way; with ``device_map`` and ``max_memory``; accelerate's dispatch."""
+"""transformers' plain way; with ``device_map`` and ``max_memory``; accelerate's dispatch. h2q's own
+ways are the steps of its ladder."""
 
 
 def _ours(step: Any, path: str, dtype: str, budget_bytes: int) -> Any:
@@ -29,10 +30,7 @@ def _ours(step: Any, path: str, dtype: str, budget_bytes: int) -> Any:
 
 
 def _torch_dtype(dtype: str) -> Any:
-    import torch
-
-    names = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return names.get(dtype, "auto")
+    return "auto" if dtype == "auto" else torch_dtype(dtype)
 
 
 def _from_pretrained(path: str, dtype: str, budget_bytes: int) -> Any:

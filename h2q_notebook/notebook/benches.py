@@ -6,20 +6,19 @@ Covers what ``%h2q_bench`` asks for. What a run is, ``benching`` and the room ``
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2q_notebook.bench.store import RunStore, data_root
-from h2q_notebook.cell.options import resolve_budget
-from h2q_notebook.config.settings import MemorySafeConfig
+from h2q_notebook.cell.options import ResolvedBudget, resolve_budget
 from h2q_notebook.errors import BadArgument, BenchInterrupted
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import release_memory
 from h2q_notebook.notebook.gauges import front_end
-from h2q_notebook.notebook.loads import Loads
+from h2q_notebook.notebook.loads import Loads, Publish
 from h2q_notebook.units import shorten
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchOptions", "Benches", "subject_of"]
 
-Publish = Callable[[dict[str, str], dict[str, Any]], None]
 _DEFAULT_SUITE = "h2q-15"
 
 
@@ -70,7 +68,6 @@ class Benches:
     Args:
         shell: the IPython shell.
         guardian: of the session.
-        config: settings.
         loads: the models that were loaded.
         publish: shows a bundle with its metadata.
     """
@@ -79,20 +76,18 @@ class Benches:
         self,
         shell: Any,
         guardian: MemoryGuardian,
-        config: MemorySafeConfig,
         loads: Loads,
         publish: Publish,
     ) -> None:
         self._shell = shell
         self._guardian = guardian
-        self.config = config
         self._loads = loads
         self._publish = publish
 
     @property
     def store(self) -> RunStore:
         """Where results are; asked for anew, as the environment may have changed."""
-        return RunStore(data_root(self.config.data_dir))
+        return RunStore(data_root(self._guardian.config.data_dir))
 
     # -- running ------------------------------------------------------------------------------
 
@@ -110,7 +105,7 @@ class Benches:
         source = options.suite or _DEFAULT_SUITE
         suite = load_suite(source)
         sampling = sampling_of(**options.sampling())
-        budget = resolve_budget(options.budget, self._guardian.headroom(), self.config.safety_bytes)
+        budget = self._budget(options.budget)
         order = BenchOrder(
             suite=suite,
             suite_source=source,
@@ -132,19 +127,20 @@ class Benches:
         from h2q_notebook.views.bench_live import BenchLive
 
         shown: list[BenchLive] = []
+        begun = ""
 
-        def watch(title: str, earlier: Any) -> BenchLive:
+        def watch(run_id: str, title: str, earlier: Any) -> BenchLive:
+            nonlocal begun
+            begun = run_id
             shown.append(BenchLive(front_end(self._shell), title, earlier=earlier))
             return shown[0]
 
-        before = set(self.store.ids())
         try:
             return bench_model(subject, order, self.store, watch)
         except KeyboardInterrupt:
             if self._guardian.armed:
                 raise  # the stop of the guarded cell around us
-            begun = order.resume or next(iter(set(self.store.ids()) - before), None)
-            if begun is None:
+            if not begun:
                 raise BenchInterrupted("interrupted before the first case") from None
             run = self.store.load(begun)
             self.show(run)
@@ -169,18 +165,17 @@ class Benches:
         fresh = BenchOptions(
             model=options.model or model.get("source"),
             suite=run.manifest["suite"].get("source", run.suite),
-            samples=asked["samples"],
-            temperature=asked["temperature"],
-            top_p=asked["top_p"],
-            max_new_tokens=asked["max_new_tokens"],
-            seed=asked["seed"],
-            preset=asked.get("preset"),
+            **{name: asked.get(name) for name in options.sampling()},
             threads=options.threads or run.manifest.get("threads"),
             budget=options.budget,
             dtype=model.get("asked_dtype", options.dtype),
             ladder=options.ladder or model.get("asked_ladder"),
         )
         return fresh, run.run_id
+
+    def _budget(self, size: str | None) -> ResolvedBudget:
+        room, config = self._guardian.headroom(), self._guardian.config
+        return resolve_budget(size, room, config.safety_bytes)
 
     # -- which model --------------------------------------------------------------------------
 
@@ -285,13 +280,14 @@ class Benches:
         """
         from h2q_notebook.bench.ways import compare_ways
         from h2q_notebook.load.directory import inspect
-        from h2q_notebook.load.one_load import OURS, THEIRS
+        from h2q_notebook.load.ladder import LADDER
+        from h2q_notebook.load.one_load import THEIRS
         from h2q_notebook.load.sources import resolve
         from h2q_notebook.views import ways_report
 
         path = resolve(source)
         inspect(path)  # refused before any process is started
-        room = resolve_budget(budget, self._guardian.headroom(), self.config.safety_bytes)
+        room = self._budget(budget)
 
         def command(way: str) -> list[str]:
             one = [sys.executable, "-m", "h2q_notebook.load.one_load", way.removeprefix("h2q ")]
@@ -299,7 +295,7 @@ class Benches:
 
         found = compare_ways(
             source,
-            [*THEIRS, *(f"h2q {step}" for step in OURS)],
+            [*THEIRS, *(f"h2q {step}" for step in LADDER)],
             command,
             budget_bytes=room.n_bytes,
             tell=lambda text: print(f"h2q bench · loading {source}: {text}"),

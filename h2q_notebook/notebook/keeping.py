@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from h2q_notebook.guardian.born import end_born
+from h2q_notebook.guardian.guardian import SPARED_THREADS
 from h2q_notebook.guardian.reclaim import release_memory
 
 __all__ = ["NotebookEffects"]
-
-_SPARED = ("h2q-", "subshell-", "IPython", "Control", "Heartbeat", "IOPub", "MainThread")
 
 
 class NotebookEffects:
@@ -39,7 +38,7 @@ class NotebookEffects:
         threads = [
             thread
             for thread in threading.enumerate()
-            if thread is not threading.main_thread() and not thread.name.startswith(_SPARED)
+            if thread is not threading.main_thread() and not thread.name.startswith(SPARED_THREADS)
         ]
         _, ended, left = end_born((), threads, self._names)
         release_memory()

@@ -6,7 +6,7 @@ Covers what the magics ask for. What a load is, the room ``load`` knows.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,13 @@ from h2q_notebook.load.holders import holders
 from h2q_notebook.load.ladder import LADDER, StepName
 from h2q_notebook.load.registry import LoadedModel, ModelRegistry
 from h2q_notebook.notebook.gauges import front_end
+from h2q_notebook.policy.layers import Ledger
 from h2q_notebook.units import MIB, format_bytes, shorten
 
 if TYPE_CHECKING:
     from h2q_notebook.load.outcome import LoadOutcome
 
-__all__ = ["LoadOptions", "Loads"]
+__all__ = ["LoadOptions", "Loads", "Publish", "ledger_of"]
 
 _LAST = ("_", "__", "___")
 Publish = Callable[[dict[str, str], dict[str, Any]], None]
@@ -65,16 +66,12 @@ class Loads:
     Args:
         shell: the IPython shell.
         guardian: of the session; a load inside a guarded cell is stopped with that cell.
-        config: settings.
         publish: shows a bundle with its metadata.
     """
 
-    def __init__(
-        self, shell: Any, guardian: MemoryGuardian, config: MemorySafeConfig, publish: Publish
-    ) -> None:
+    def __init__(self, shell: Any, guardian: MemoryGuardian, publish: Publish) -> None:
         self._shell = shell
         self._guardian = guardian
-        self.config = config
         self._publish = publish
         self.models = ModelRegistry()
 
@@ -132,7 +129,7 @@ class Loads:
                 loader=MemorySafeModelLoader(progress=progress),
                 registry=self.models,
                 context_tokens=options.context_tokens,
-                **options.shared(self.config),
+                **options.shared(self._guardian.config),
                 **more,
             )
         finally:
@@ -152,7 +149,7 @@ class Loads:
         told = MemorySafeModelLoader().estimate(
             options.source,
             budget_bytes=self._budget(options.budget).n_bytes,
-            **options.shared(self.config),
+            **options.shared(self._guardian.config),
             **more,
         )
         self._publish(estimate_report.bundle(told), {"h2q": estimate_report.metadata(told)})
@@ -241,17 +238,20 @@ class Loads:
         return None if model is None else holders(model, self._shell.user_ns)
 
     def _budget(self, size: str | None) -> ResolvedBudget:
-        budget = resolve_budget(size, self._guardian.headroom(), self.config.safety_bytes)
-        if self.config.model_bytes is None:
-            return budget
-        held = sum(one.resident_bytes for one in self.models.models())
-        room = max(self.config.model_bytes - held, 0)
-        if room >= budget.n_bytes:
+        config = self._guardian.config
+        budget = resolve_budget(size, self._guardian.headroom(), config.safety_bytes)
+        room = ledger_of(self.models.models()).room("model", config.model_bytes, budget.n_bytes)
+        if room == budget.n_bytes:
             return budget
         what = f"model_memory_limit_mb leaves {format_bytes(room)}"
         if room < MIB:
             raise LoadRefused(f"{what} beside what is loaded; unload a model or raise the limit")
         return ResolvedBudget(room, what)
+
+
+def ledger_of(models: Sequence[LoadedModel]) -> Ledger:
+    """What models were promised; the registry holds them weakly, so one that is gone gave back."""
+    return Ledger().keep("model", {one.name: one.resident_bytes for one in models})
 
 
 class _OldModel:

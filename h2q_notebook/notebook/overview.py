@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from h2q_notebook.cell import sizes
+from h2q_notebook.notebook.loads import ledger_of
 from h2q_notebook.policy.layers import Ledger, balance
 from h2q_notebook.readings.pressure import read_pressure
 from h2q_notebook.views.status import Status
@@ -18,21 +19,16 @@ if TYPE_CHECKING:
     from h2q_notebook.guardian.kernel import KernelGuard
     from h2q_notebook.load.registry import LoadedModel
 
-__all__ = ["ledger_of", "overview"]
+__all__ = ["overview"]
 
 _SHOWN = 8
 _LOOK_S = 0.02
 """For the sizes of names: one look at the status stays under 50 ms, however many there are."""
 
 
-def ledger_of(models: Sequence[LoadedModel], guardian: MemoryGuardian) -> Ledger:
-    """Who was promised what; made from those who live, so that nothing can be lost.
-
-    Args:
-        models: the living ones; the registry holds them weakly, so one that is gone has given back.
-        guardian: knows the running cell's budget.
-    """
-    ledger = Ledger().keep("model", {one.name: one.resident_bytes for one in models})
+def _ledger(models: Sequence[LoadedModel], guardian: MemoryGuardian) -> Ledger:
+    """Who was promised what; made from those who live, so that nothing can be lost."""
+    ledger = ledger_of(models)
     live = guardian.live()
     return ledger if live is None else ledger.reserve("this cell", "working", live.budget_bytes)
 
@@ -52,7 +48,7 @@ def overview(
     room, kernel = guardian.headroom(), keeper.view()
     held = sizes.largest(names, top=_SHOWN, time_limit_s=_LOOK_S)
     rows = balance(
-        ledger_of(models, guardian),
+        _ledger(models, guardian),
         used_bytes=kernel.used_bytes,
         free_bytes=room.free_bytes,
         total_bytes=max(room.total_bytes, kernel.used_bytes + room.free_bytes),

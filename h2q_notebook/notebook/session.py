@@ -77,8 +77,8 @@ class Session:
         self.guardian = MemoryGuardian(self.config)
         self.default: BudgetOptions | None = None
         self.history: deque[CellOutcome] = deque(maxlen=self.config.history_length)
-        self.loads = Loads(shell, self.guardian, self.config, self._publish)
-        self.benches = Benches(shell, self.guardian, self.config, self.loads, self._publish)
+        self.loads = Loads(shell, self.guardian, self._publish)
+        self.benches = Benches(shell, self.guardian, self.loads, self._publish)
         self.events = EventLog(lambda: self.config.event_log, lambda: self.config.event_log_bytes)
         self.keeper = KernelGuard(
             lambda: self.config,
@@ -129,7 +129,7 @@ class Session:
 
     def _reconfigure(self, config: MemorySafeConfig) -> None:
         """New settings, from any thread; a running cell keeps what it began with."""
-        self.config = self.guardian.config = self.loads.config = self.benches.config = config
+        self.config = self.guardian.config = config
 
     def _look(self, now_s: float) -> None:
         """At each look of the kernel's guard, in its thread."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from h2q_notebook.errors import BadArgument, H2QError, LoadFailed
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.kernel import KernelGuard
-from h2q_notebook.notebook.loads import LoadOptions, Loads
+from h2q_notebook.notebook.loads import LoadOptions, Loads, Publish
 from h2q_notebook.startup.layered import StartupReport
 from h2q_notebook.startup.system import MemorySafeStartupSystem
 
 __all__ = ["Starts"]
 
-Publish = Callable[[dict[str, str], dict[str, Any]], None]
 _PIPELINE = "pipeline"
 
 

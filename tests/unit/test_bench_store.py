@@ -41,7 +41,7 @@ def test_a_killed_run_shows_as_incomplete_and_can_be_gone_on_with(tmp_path: Path
     store, run_id = begun(tmp_path, 3)
     assert store.load(run_id).status == "incomplete"
     assert [one.status for one in store.list()] == ["incomplete"]
-    writer, run = store.reopen(run_id, {})
+    writer, run = store.reopen(run_id)
     assert store.load(run_id).status == "running"
     already = {(one.case_id, one.sample) for one in run.cases}
     run_cases(SUITE, Sampling(), FakeModel(), writer.add, already=already)
@@ -49,7 +49,7 @@ def test_a_killed_run_shows_as_incomplete_and_can_be_gone_on_with(tmp_path: Path
     whole = store.load(run_id)
     assert [one.case_id for one in whole.cases] == [case.id for case in SUITE.cases]
     with pytest.raises(BadArgument, match="is complete; nothing is left to do"):
-        store.reopen(run_id, {})
+        store.reopen(run_id)
 
 
 def test_killed_at_any_byte_every_finished_answer_is_left(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_damage_is_put_aside_whole(bad: bytes, tmp_path: Path) -> None:
     assert len(store.load(run_id).cases) == 3
     assert store.load(run_id).damaged_lines == 1
     assert bad in path.read_bytes()  # reading changes nothing
-    store.reopen(run_id, {})
+    store.reopen(run_id)
     assert (path.parent / "cases.damaged-1.jsonl").read_bytes() == bad
     assert path.read_bytes() == b"".join(lines)
     assert store.load(run_id).damaged_lines == 0
@@ -89,7 +89,7 @@ def test_a_second_damage_does_not_overwrite_the_first(tmp_path: Path) -> None:
     for number in (1, 2):
         with open(path, "ab") as file:
             file.write(b"damage %d\n" % number)
-        store.reopen(run_id, {})[0].end("incomplete")
+        store.reopen(run_id)[0].end("incomplete")
         aside = path.parent / f"cases.damaged-{number}.jsonl"
         assert aside.read_bytes() == b"damage %d\n" % number
 
