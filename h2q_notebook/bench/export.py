@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 from h2q_notebook.bench.outcome import BenchRun
 from h2q_notebook.errors import BadArgument, MissingExtra
+from h2q_notebook.whole_file import write_whole
 
 __all__ = ["KINDS", "export"]
 
@@ -34,11 +34,9 @@ def export(run: BenchRun, kind: str, folder: Path) -> Path:
         raise BadArgument(f"--export: run {run.run_id} has no answers yet")
     rows = [_row(run, case.as_dict()) for case in run.cases]
     target = folder / f"h2q-bench-{run.run_id}.{kind}"
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
     blob = _csv(rows) if kind == "csv" else _parquet(rows)
     try:
-        fresh.write_bytes(blob)
-        os.replace(fresh, target)
+        write_whole(target, blob, mode=0o666)  # for others; the umask says for whom
     except OSError as error:
         raise BadArgument(f"--export: {target} cannot be written: {error.strerror}") from None
     return target

@@ -21,6 +21,7 @@ from typing import Any
 from h2q_notebook.bench.outcome import BenchRun, CaseResult
 from h2q_notebook.errors import BadArgument
 from h2q_notebook.units import shorten
+from h2q_notebook.whole_file import write_whole
 
 __all__ = ["RunStore", "RunWriter", "Summary", "data_root"]
 
@@ -212,12 +213,7 @@ def _running(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_whole(path: Path, value: Mapping[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(fresh, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    write_whole(path, json.dumps(value, indent=1).encode(), durable=True)
     _sync(path.parent)
 
 
@@ -272,12 +268,8 @@ def _repair(path: Path) -> None:
     while (aside := path.with_name(f"cases.damaged-{number}.jsonl")).exists():
         number += 1
     aside.write_bytes(b"".join(damaged))
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(fresh, "wb") as file:
-        file.writelines(json.dumps(one.as_dict()).encode() + b"\n" for one in cases)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    whole = b"".join(json.dumps(one.as_dict()).encode() + b"\n" for one in cases)
+    write_whole(path, whole, durable=True)
     _sync(path.parent)
 
 

@@ -8,7 +8,6 @@ cannot be written or read counts as empty.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from h2q_notebook.load.cache import cache_root
+from h2q_notebook.whole_file import write_whole
 
 __all__ = ["History", "Record", "factor_of"]
 
@@ -98,9 +98,7 @@ class History:
         if self._path.stat().st_size < _KEPT * 400:
             return
         kept = self.records()[-_KEPT // 2 :]
-        part = self._path.with_suffix(f".{os.getpid()}.part")
-        part.write_text("".join(json.dumps(asdict(one)) + "\n" for one in kept), encoding="utf-8")
-        os.replace(part, self._path)
+        write_whole(self._path, "".join(json.dumps(asdict(one)) + "\n" for one in kept).encode())
 
 
 def _parse(line: str) -> Record | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from h2q_notebook.views.metrics import Figures, openmetrics
+from h2q_notebook.whole_file import write_whole
 
 if TYPE_CHECKING:
     from h2q_notebook.config.settings import MemorySafeConfig
@@ -43,27 +42,11 @@ class TextfileExport:
         self._next_s = now_s + config.metrics_interval_s
         path = Path(config.metrics_textfile).expanduser()
         try:
-            _write(path, openmetrics(self._figures()))
+            # The collector reads *.prom alone; the unfinished file has another ending.
+            write_whole(path, openmetrics(self._figures()).encode())
         except OSError as error:
             if self._failed != str(path):
                 self._failed = str(path)
                 self._say(f"h2q: metrics_textfile: {path} cannot be written: {error.strerror}")
         else:
             self._failed = ""
-
-
-def _write(path: Path, text: str) -> None:
-    # The collector reads *.prom alone, so that the unfinished file has another ending.
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    fd = os.open(fresh, flags, 0o600)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-    try:
-        os.replace(fresh, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(fresh)
-        raise
