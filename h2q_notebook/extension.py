@@ -36,6 +36,8 @@ def load_ipython_extension(shell: Any) -> None:
         warm()  # the first gauge shall not have to import its library while a cell runs
     kinds = {"process": "guarding by a watcher process", "thread": "guarding by a thread only"}
     how = kinds.get(session.guardian.watcher_kind, "not guarding")
+    if not session.in_a_cell:
+        return  # loaded at the start of a kernel: nobody would see it
     print(f"h2q is ready ({how}): put %%h2q_budget 2GiB on top of a cell; %h2q_status tells more")
 
 

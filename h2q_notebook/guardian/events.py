@@ -27,7 +27,7 @@ class KernelEvent:
     at_s: float
     """Seconds since the epoch."""
     kind: str
-    """``warn``, ``clean``, ``stop``, ``calm``, ``ceiling``, ``settings`` or ``load``."""
+    """``warn``, ``clean``, ``stop``, ``calm``, ``ceiling``, ``settings``, ``load`` or ``death``."""
     text: str
     used_bytes: int
     limit_bytes: int

@@ -7,8 +7,10 @@ memory is made elsewhere.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +32,12 @@ from h2q_notebook.notebook.keeping import NotebookEffects
 from h2q_notebook.notebook.loads import Loads
 from h2q_notebook.notebook.overview import overview
 from h2q_notebook.notebook.starting import Starts
+from h2q_notebook.notebook.telling import ServerFile, connection_file, kernel_id_of
+from h2q_notebook.readings.figures import DeathNote, Figures
 from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary
-from h2q_notebook.views.metrics import Figures
 
 __all__ = ["Session", "current"]
 
@@ -90,7 +93,12 @@ class Session:
         )
         self.starts = Starts(shell.user_ns, self.guardian, self.keeper, self.loads, self._publish)
         self._ended: Counter[str] = Counter()
-        self._export = TextfileExport(lambda: self.config, self._figures, self._say)
+        file = connection_file()
+        self._export = TextfileExport(
+            lambda: self.config, self._figures, self._say, kernel_id_of(file)
+        )
+        self._server_file = ServerFile(self._figures, file)
+        self._predecessor: DeathNote | None = None
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
         self._kernel_gauge: KernelGauge | None = None
@@ -106,6 +114,9 @@ class Session:
         self.guardian.start()
         self.shell.input_transformers_cleanup.insert(0, self._transformer)
         self.keeper.start()
+        self._predecessor = self._server_file.start()
+        if self.in_a_cell:
+            self._tell_of_predecessor()
         displays.register(self.shell)
         self.shell.events.register("pre_run_cell", self._before)
         self.shell.events.register("post_run_cell", self._after)
@@ -117,6 +128,7 @@ class Session:
         self.kernel_gauge(on=False)
         self.keeper.close()
         self.settings.close()
+        self._server_file.close()
         displays.forget(self.shell)
         self.shell.events.unregister("pre_run_cell", self._before)
         self.shell.events.unregister("post_run_cell", self._after)
@@ -135,9 +147,11 @@ class Session:
         """At each look of the kernel's guard, in its thread."""
         self.settings.poll(now_s)
         self._export.poll(now_s)
+        self._server_file.poll(now_s)
 
     def _figures(self) -> Figures:
-        kernel, models = self.keeper.view(), self.loads.models.models()
+        kernel, models, live = self.keeper.view(), self.loads.models.models(), self.guardian.live()
+        latest = self.events.last(1)
         return Figures(
             used_bytes=kernel.used_bytes,
             limit_bytes=kernel.limit_bytes,
@@ -146,7 +160,24 @@ class Session:
             model_bytes=sum(one.resident_bytes for one in models),
             cells=dict(self._ended),
             events=self.events.counts(),
+            budget_bytes=0 if live is None else live.budget_bytes,
+            last_event=latest[0].kind if latest else "",
+            last_event_at_s=latest[0].at_s if latest else 0.0,
+            pid=os.getpid(),
         )
+
+    def _tell_of_predecessor(self) -> None:
+        """How the kernel before this one ended, where the server found it out; once."""
+        note, self._predecessor = self._predecessor, None
+        if note is not None:
+            at = time.strftime("%H:%M:%S", time.localtime(note.at_s))
+            self.events.add("death", f"the kernel before this one: {note.text}")
+            self._say(f"h2q: this notebook's last kernel died at {at}: {note.text}")
+
+    @property
+    def in_a_cell(self) -> bool:
+        """Whether what is printed now has a cell to appear under; a terminal always has a place."""
+        return not self._in_kernel or bool(self.shell.get_parent())
 
     # -- cells --------------------------------------------------------------------------------
 
@@ -180,6 +211,7 @@ class Session:
 
     def _before(self, info: Any) -> None:
         raw_cell = info.raw_cell or ""
+        self._tell_of_predecessor()
         if self._cell is not None:
             if self._cell.thread_id == threading.get_ident():
                 self._depth += 1  # run_cell inside a guarded cell: the outer budget covers it

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["Headroom", "capped", "read_headroom"]
+__all__ = ["Headroom", "capped", "memory_groups", "read_headroom"]
 
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes "no limit" as about 2**63 rounded to pages
 
@@ -91,7 +91,7 @@ def _cgroups(root: Path) -> list[Headroom]:
     except OSError:
         return []
     rooms: list[Headroom] = []
-    for folder, limit_name, used_name in _memory_groups(str(root), text):
+    for folder, limit_name, used_name in memory_groups(str(root), text):
         limit = _number(folder / limit_name)
         if limit is None or limit >= _UNLIMITED_BYTES:
             continue
@@ -103,7 +103,7 @@ def _cgroups(root: Path) -> list[Headroom]:
 
 
 @lru_cache(maxsize=8)
-def _memory_groups(root: str, text: str) -> tuple[tuple[Path, str, str], ...]:
+def memory_groups(root: str, text: str) -> tuple[tuple[Path, str, str], ...]:
     """The folders that may limit this process, own group first, and the names of their files.
 
     Kept for as long as /proc/self/cgroup reads the same: looking for the files of every level
