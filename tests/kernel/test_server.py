@@ -161,7 +161,7 @@ def test_a_kernel_that_aborts_at_the_limit_of_its_address_space_is_told_as_that(
     time.sleep(2.5)
     server.run(guarded, "t = pl.concat([s] * 400).sort()", timeout=6)
     found = death(server, guarded)
-    assert found["cause"] == "address_space"
+    assert found["cause"] == "address_space", found["text"]
     assert "RLIMIT_AS" in found["text"]
 
 
