@@ -157,7 +157,7 @@ class KernelWatch:
             followed = _Followed(look, figures_path(kernel.connection_file))
             self._followed[kernel_id] = followed
         if not look.used_bytes:
-            return  # it is ending: it has given its memory back, and the last look is the better one
+            return  # it is ending and has given its memory back: the last look is the better one
         followed.look = look
         if look.group is not None:
             followed.kills.append((look.at_s, read_kills(look.group).kills))
