@@ -17,11 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 from h2q_notebook.cell import sizes, snapshot
 from h2q_notebook.cell.options import BudgetOptions, ResolvedBudget, resolve_budget
-from h2q_notebook.cell.outcome import CellOutcome, Event, NameSize, Sample, SourceLine, Undone
-from h2q_notebook.cell.shell_refs import cell_frames, cell_line, drop_traceback_refs, local_names
-from h2q_notebook.cell.verdict import Facts, advice_for, judge_status, notes_for
+from h2q_notebook.cell.outcome import (
+    CellOutcome,
+    DeviceUse,
+    Event,
+    NameSize,
+    Sample,
+    SourceLine,
+    Undone,
+)
+from h2q_notebook.cell.shell_refs import (
+    cell_frames,
+    cell_line,
+    cell_task,
+    drop_traceback_refs,
+    local_names,
+)
+from h2q_notebook.cell.verdict import Facts, advice_for, facts_of, judge_status, notes_for
 from h2q_notebook.errors import CellStopped
 from h2q_notebook.guardian.born import end_born
+from h2q_notebook.guardian.device_limit import is_device_full
 from h2q_notebook.guardian.guardian import GuardRequest, MemoryGuardian, WatchResult
 from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.guardian.stop import EXCEPTIONS, CellContext
@@ -101,13 +116,14 @@ class GuardedCell:
             hidden=getattr(shell, "user_ns_hidden", None),
             display=vars(shell.displayhook),
         )
-        task, loop = _cell_task(shell, raw_cell, transformed_cell)
+        task, loop = cell_task(shell, raw_cell, transformed_cell)
         request = GuardRequest(
             budget_bytes=max(MIB, self.budget.n_bytes - self._snapshot.copied_bytes),
             strike=self.options.on_overrun != "warn",
             strict=self.options.strict or self.config.enable_strict_mode,
             refuse=self.options.refuse,
             timeout_s=self.options.timeout_s,
+            gpu=self.options.gpu,
         )
         self._take_exceptions()
         try:
@@ -145,7 +161,9 @@ class GuardedCell:
         """
         shell = self.shell
         self._previous_custom = (shell.custom_exceptions, getattr(shell, "CustomTB", None))
-        own = (CellStopped, MemoryError, asyncio.CancelledError)
+        own: tuple[type[BaseException], ...] = (CellStopped, MemoryError, asyncio.CancelledError)
+        if self.options.gpu is not None:
+            own += (RuntimeError,)  # a device that is full says so with one of these
         shell.set_custom_exc((*own, *shell.custom_exceptions), self._on_exception)
         self._custom = shell.CustomTB
 
@@ -184,7 +202,10 @@ class GuardedCell:
                 self._caught = _Caught()
         clear_exception(error)
         del trace
-        text = str(error) or f"one request that does not fit the {self.budget.source} was refused"
+        text = (
+            str(error).split("\n")[0]
+            or f"one request that does not fit the {self.budget.source} was refused"
+        )
         if stopped:
             cause = (live.cause if live is not None else Cause.NONE) or Cause.MEMORY
             kind, text = EXCEPTIONS[cause], self._stop_text(cause)
@@ -200,6 +221,8 @@ class GuardedCell:
         return f"the cell was stopped at its {self.budget.source}"
 
     def _was_refused(self, error: BaseException) -> bool:
+        if self.options.gpu is not None and is_device_full(error):
+            return True
         return isinstance(error, MemoryError) and (
             self.options.strict or bool(self.guardian.refusals())
         )
@@ -237,27 +260,13 @@ class GuardedCell:
         if result is not None:
             error = result.error_in_exec or result.error_before_exec
         end_bytes = self.guardian.used_bytes() - watch.baseline.used_bytes
-        facts = Facts(
-            error=error,
-            cause=watch.cause,
-            raised=watch.raised,
-            cancelled=watch.cancelled,
-            strikes=watch.strikes,
-            refused=len(watch.refusals),
-            strict=self.options.strict,
-            on_overrun=self.options.on_overrun,
-            budget_bytes=watch.budget_bytes,
-            peak_bytes=watch.peak_bytes,
-            end_bytes=end_bytes,
-            watcher_lost=watch.watcher_lost,
-            asked_bytes=watch.refusals[-1].asked_bytes if watch.refusals else 0,
-        )
+        facts = facts_of(watch, self.options, error, end_bytes)
         status = judge_status(facts)
         del error
         early = status in ("overrun", "refused", "timeout", "stopped")
         born = self._snapshot.born(self.shell.user_ns)
         holders: tuple[NameSize, ...] = ()
-        notes = list(notes_for(facts, status)) + _refusal_notes(watch, status)
+        notes = list(notes_for(facts, status))
         undone = Undone()
         not_undone: tuple[str, ...] = ()
         if early:
@@ -288,7 +297,7 @@ class GuardedCell:
         clear_exception(facts.error)
         if result is None:
             return
-        if not isinstance(facts.error, (CellStopped, MemoryError)):
+        if not isinstance(facts.error, (CellStopped, MemoryError)) and not facts.device_full:
             cause = facts.cause or Cause.MEMORY
             kind, text = EXCEPTIONS[cause], self._stop_text(cause)
             if not self.error_shown:
@@ -362,6 +371,11 @@ class GuardedCell:
             events=tuple(self.events),
             started_at=self._started_at,
             execution_count=getattr(self.shell, "execution_count", None),
+            devices=tuple(
+                DeviceUse(one.name, one.budget_bytes, one.peak_bytes, one.end_bytes)
+                for one in watch.devices
+            ),
+            device_full=facts.device_full,
         )
 
 
@@ -369,31 +383,5 @@ def _count(n: int, one: str, many: str) -> str:
     return f"{n} {one if n == 1 else many}"
 
 
-def _refusal_notes(watch: WatchResult, status: Status) -> list[str]:
-    if status != "refused" or not watch.refusals:
-        return []
-    last = watch.refusals[-1]
-    return [
-        f"{last.what} asked for {format_bytes(last.asked_bytes)} with "
-        f"{format_bytes(last.left_bytes)} left; it was refused before it grew"
-    ]
-
-
 def _merge(names: tuple[NameSize, ...], local: tuple[NameSize, ...]) -> tuple[NameSize, ...]:
     return tuple(sorted((*names, *local), key=lambda held: -held.n_bytes)[:5])
-
-
-def _cell_task(
-    shell: Any, raw_cell: str, transformed_cell: str | None
-) -> tuple[asyncio.Task[Any] | None, asyncio.AbstractEventLoop | None]:
-    """The task of a cell with top-level await.
-
-    For any other cell ``current_task()`` is ipykernel's own dispatcher, which must never be
-    cancelled; so ask the shell first.
-    """
-    try:
-        if shell.should_run_async(raw_cell, transformed_cell=transformed_cell):
-            return asyncio.current_task(), asyncio.get_running_loop()
-    except (RuntimeError, TypeError, AttributeError):
-        pass
-    return None, None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 __all__ = [
     "CellOutcome",
+    "DeviceUse",
     "Event",
     "EventKind",
     "NameSize",
@@ -65,6 +66,17 @@ class NameSize:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """What the cell did with one GPU whose memory it had a budget of (``--gpu``)."""
+
+    name: str
+    """As torch spells it: ``cuda:0``, ``mps``."""
+    budget_bytes: int
+    peak_bytes: int
+    retained_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Undone:
     """Names that were put back."""
 
@@ -113,6 +125,9 @@ class CellOutcome:
     started_at: str = ""
     """ISO 8601, UTC."""
     execution_count: int | None = None
+    devices: tuple[DeviceUse, ...] = ()
+    device_full: bool = False
+    """It was a device's memory that had no room for what was asked."""
 
     @property
     def share(self) -> float:

@@ -7,6 +7,7 @@ exception was raised.
 
 from __future__ import annotations
 
+import asyncio
 import linecache
 import sys
 from types import CodeType, FrameType, TracebackType
@@ -14,7 +15,7 @@ from typing import Any
 
 from h2q_notebook.cell.outcome import SourceLine
 
-__all__ = ["cell_frames", "cell_line", "drop_traceback_refs", "local_names"]
+__all__ = ["cell_frames", "cell_line", "cell_task", "drop_traceback_refs", "local_names"]
 
 _LAST = ("last_type", "last_value", "last_traceback", "last_exc")
 _MAX_FRAMES = 2000
@@ -90,3 +91,19 @@ def local_names(frames: list[FrameType], global_names: dict[str, Any]) -> dict[s
             for name, value in frame.f_locals.items():
                 found[f"{frame.f_code.co_name}.{name}"] = value
     return found
+
+
+def cell_task(
+    shell: Any, raw_cell: str, transformed_cell: str | None
+) -> tuple[asyncio.Task[Any] | None, asyncio.AbstractEventLoop | None]:
+    """The task of a cell with top-level await, and its loop.
+
+    For any other cell ``current_task()`` is ipykernel's own dispatcher, which must never be
+    cancelled; so ask the shell first.
+    """
+    try:
+        if shell.should_run_async(raw_cell, transformed_cell=transformed_cell):
+            return asyncio.current_task(), asyncio.get_running_loop()
+    except (RuntimeError, TypeError, AttributeError):
+        pass
+    return None, None

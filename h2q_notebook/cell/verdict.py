@@ -6,12 +6,18 @@ Covers the status, notes and advice of an outcome. Not names, memory or display.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from h2q_notebook.cell.outcome import OnOverrun, Status
+from h2q_notebook.guardian.device_limit import is_device_full
 from h2q_notebook.policy.strikes import Cause
 from h2q_notebook.units import MIB, format_bytes
 
-__all__ = ["Facts", "advice_for", "judge_status", "notes_for"]
+if TYPE_CHECKING:
+    from h2q_notebook.cell.options import BudgetOptions
+    from h2q_notebook.guardian.guardian import WatchResult
+
+__all__ = ["Facts", "advice_for", "facts_of", "judge_status", "notes_for"]
 
 _ALLOCATION_WORDS = ("allocate", "bad_alloc", "out of memory", "Cannot allocate")
 
@@ -35,6 +41,46 @@ class Facts:
     watcher_lost: bool = False
     asked_bytes: int = 0
     """The last request that was refused; 0 if none was."""
+    asked_by: str = ""
+    left_bytes: int = 0
+    """What there was room for when it was refused."""
+    devices: int | None = None
+    """How many devices had a budget; None: none was asked for."""
+    device_full: bool = False
+    """The error is a device's allocator that kept to its budget."""
+
+
+def facts_of(
+    watch: WatchResult, options: BudgetOptions, error: BaseException | None, end_bytes: int
+) -> Facts:
+    """Gather them.
+
+    Args:
+        watch: what was seen.
+        options: what was asked for.
+        error: what the cell ended with.
+        end_bytes: use when it had ended, above its baseline.
+    """
+    refusal = watch.refusals[-1] if watch.refusals else None
+    return Facts(
+        error=error,
+        cause=watch.cause,
+        raised=watch.raised,
+        cancelled=watch.cancelled,
+        strikes=watch.strikes,
+        refused=len(watch.refusals),
+        strict=options.strict,
+        on_overrun=options.on_overrun,
+        budget_bytes=watch.budget_bytes,
+        peak_bytes=watch.peak_bytes,
+        end_bytes=end_bytes,
+        watcher_lost=watch.watcher_lost,
+        asked_bytes=refusal.asked_bytes if refusal else 0,
+        asked_by=refusal.what if refusal else "",
+        left_bytes=refusal.left_bytes if refusal else 0,
+        devices=len(watch.devices) if options.gpu is not None else None,
+        device_full=options.gpu is not None and is_device_full(error),
+    )
 
 
 def judge_status(facts: Facts) -> Status:
@@ -43,6 +89,8 @@ def judge_status(facts: Facts) -> Status:
         return {Cause.TIMEOUT: "timeout", Cause.REQUEST: "stopped"}.get(  # type: ignore[return-value]
             facts.cause, "overrun"
         )
+    if facts.device_full:
+        return "refused"
     allocation = isinstance(facts.error, MemoryError) or (
         isinstance(facts.error, (RuntimeError, OSError))
         and any(word in str(facts.error) for word in _ALLOCATION_WORDS)
@@ -73,6 +121,13 @@ def notes_for(facts: Facts, status: Status) -> tuple[str, ...]:
         notes.append("its last call ended over the budget; it was undone afterwards")
     if facts.refused and status in ("ok", "error"):
         notes.append(f"{facts.refused} requests were refused, and the cell handled that")
+    if status == "refused" and facts.asked_by:
+        notes.append(
+            f"{facts.asked_by} asked for {format_bytes(facts.asked_bytes)} with "
+            f"{format_bytes(facts.left_bytes)} left; it was refused before it grew"
+        )
+    if facts.devices == 0:
+        notes.append("--gpu: no device of torch's was in use, so none was limited")
     if facts.watcher_lost:
         notes.append("the watcher was lost during the cell; a new one guards the next cell")
     return tuple(notes)
@@ -84,6 +139,11 @@ def advice_for(facts: Facts, status: Status) -> tuple[str, ...]:
         return ("give a longer --timeout, or work on a smaller piece",)
     if status not in ("overrun", "refused"):
         return ()
+    if facts.device_full:
+        return (
+            "a smaller batch (h2q.fit_batch_size finds one), a narrower dtype, or a larger --gpu",
+            "del what is no longer needed on the device; with --gpu its cache is emptied first",
+        )
     need = max(facts.peak_bytes, facts.budget_bytes) * 3 // 2
     if status == "refused":
         need = max(need, facts.peak_bytes + facts.asked_bytes)

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from h2q_notebook.errors import GuardUnavailable
 from h2q_notebook.guardian.channel import SidecarWatcher, ThreadWatcher, Watcher, stop_signal
+from h2q_notebook.guardian.device_limit import DeviceLimit, DeviceUse
 from h2q_notebook.guardian.page import Word
 from h2q_notebook.guardian.peak import PeakMark, peak_above
 from h2q_notebook.guardian.refuse import Refusal, Refuser
 from h2q_notebook.guardian.stop import CellContext, StopController
 from h2q_notebook.guardian.strict import StrictLimit
 from h2q_notebook.policy.strikes import Act, Cause, Orders
+from h2q_notebook.readings.devices import DeviceMemory, DeviceReader
 from h2q_notebook.readings.limits import Headroom, capped, read_headroom
 from h2q_notebook.readings.process import (
     PROC_AVAILABLE,
@@ -50,6 +52,8 @@ class GuardRequest:
     refuse: bool = True
     """Check single large requests of numpy and torch before they grow."""
     timeout_s: float | None = None
+    gpu: str | None = None
+    """Budget of each device, as typed; None: devices are not limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Live:
     peak_bytes: int
     strikes: int
     cause: Cause
+    devices: tuple[DeviceUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class WatchResult:
     born_threads: tuple[threading.Thread, ...]
     points: tuple[tuple[float, int], ...]
     watcher_lost: bool
+    devices: tuple[DeviceUse, ...] = ()
 
 
 class MemoryGuardian:
@@ -114,6 +120,8 @@ class MemoryGuardian:
         self._reader = ProcessReader() if PROC_AVAILABLE else None
         self._refuser = Refuser(self.used_bytes)
         self._strict = StrictLimit()
+        self._devices = DeviceLimit()
+        self._device_reader: DeviceReader | None = None
         self._armed: GuardRequest | None = None
         self._token = 0
         self._baseline = self.read()
@@ -159,6 +167,9 @@ class MemoryGuardian:
         self._strict.lift()
         self._refuser.close()
         self._close_watcher()
+        if self._device_reader is not None:
+            self._device_reader.close()
+            self._device_reader = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -188,6 +199,12 @@ class MemoryGuardian:
     def used_bytes(self) -> int:
         """This process's use now, in bytes."""
         return self.read().used_bytes
+
+    def devices(self) -> tuple[DeviceMemory, ...]:
+        """Every GPU in use, and what it holds."""
+        if self._device_reader is None:
+            self._device_reader = DeviceReader()
+        return self._device_reader.read()
 
     def headroom(self) -> Headroom:
         """What can still be allocated: the machine's limits and the ceiling of the settings."""
@@ -233,6 +250,7 @@ class MemoryGuardian:
             peak_bytes=max(used, page[Word.PEAK] - base, 0),
             strikes=page[Word.STRIKES],
             cause=Cause(page[Word.CAUSE]),
+            devices=self._devices.live(),
         )
 
     # -- one cell -----------------------------------------------------------------------------
@@ -282,6 +300,8 @@ class MemoryGuardian:
             self._watcher.arm(orders, self._token, self.config.sample_interval_s)
         if request.strike and request.refuse:
             self._refuser.arm(limit)
+        if request.gpu is not None:
+            self._devices.arm(request.gpu)
 
     def unwound(self, frame: FrameType | None = None) -> bool:
         """The cell's frames are gone: lift limits and strike no more.
@@ -309,7 +329,7 @@ class MemoryGuardian:
         stop.end(give_back_sigint=give_back_sigint)
         self._armed = None
         self._strict.lift()
-        refusals = self._refuser.disarm()
+        refusals, devices = self._refuser.disarm(), self._devices.disarm()
         base = self._baseline
         budget = watcher.page[Word.LIMIT] - base.used_bytes
         sampled_peak = watcher.page[Word.PEAK] - base.used_bytes
@@ -341,6 +361,7 @@ class MemoryGuardian:
             born_threads=tuple(born),
             points=tuple((t, used - base.used_bytes) for t, used in raw.get("points", ())),
             watcher_lost=not raw,
+            devices=devices,
         )
 
     def refusals(self) -> tuple[Refusal, ...]:

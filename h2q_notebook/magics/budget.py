@@ -36,6 +36,7 @@ def _parser() -> MagicParser:
     add("--deep-limit", type=converted(lambda t: parse_bytes(t, field="--deep-limit")))
     add("--strict", action="store_true", help="limits that can end the kernel (see README)")
     add("--no-refuse", action="store_true", help="no size check of numpy and torch requests")
+    add("--gpu", metavar="SIZE", help="budget of each GPU, too: 2GiB, 50%%")
     add("--no-gauge", action="store_true")
     add("--quiet", action="store_true", help="no line after a good cell")
     add("--timeout", type=converted(lambda t: parse_seconds(t, field="--timeout")))
@@ -55,6 +56,8 @@ def parse_budget(line: str) -> BudgetOptions:
     given = _PARSER.parse_line(line)
     if given.size is not None:
         parse_bytes(given.size, of_bytes=1 << 40)  # the spelling; what 25% is, is known later
+    if given.gpu is not None:
+        parse_bytes(given.gpu, of_bytes=1 << 40, field="--gpu")
     if given.strict and given.on_overrun == "warn":
         raise BadArgument("--strict: it stops cells, so it cannot go with --on-overrun warn")
     if given.deep_limit is not None and given.rollback != "deep":
@@ -68,6 +71,7 @@ def parse_budget(line: str) -> BudgetOptions:
         deep_limit_bytes=given.deep_limit,
         strict=given.strict,
         refuse=not given.no_refuse,
+        gpu=given.gpu,
         gauge=not given.no_gauge,
         quiet=given.quiet,
         timeout_s=given.timeout,

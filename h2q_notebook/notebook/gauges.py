@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -17,6 +17,7 @@ from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import BadArgument
 from h2q_notebook.guardian.guardian import Live
 from h2q_notebook.policy.trend import Level, level_of, seconds_to_limit
+from h2q_notebook.readings.devices import DeviceMemory
 from h2q_notebook.views.frontend import Frontend, detect, make_gauge
 from h2q_notebook.views.gauge_frame import GaugeFrame
 
@@ -48,6 +49,7 @@ class CellGauge:
         frontend: what can be shown.
         label: the cell's label.
         events: the cell's events; marks of 80 and 90 % are added here.
+        devices: reads the GPUs in use.
         on_raise: called with bytes when Raise is pressed.
         on_stop: called when Stop is pressed; None leaves the button out.
     """
@@ -60,11 +62,13 @@ class CellGauge:
         frontend: Frontend,
         label: str,
         events: list[Event],
+        devices: Callable[[], Iterable[DeviceMemory]],
         on_raise: Callable[[int], object],
         on_stop: Callable[[], object] | None,
     ) -> None:
         self._live = live
         self._events = events
+        self._devices = devices
         self._points: deque[tuple[float, int]] = deque(maxlen=64)
         self._level: Level = "calm"
         self._last = GaugeFrame(0.0, 0, 1, 0, "calm", "running", None)
@@ -117,6 +121,8 @@ class CellGauge:
             state="stopping" if self._stopping or live.strikes else "running",
             seconds_to_limit=seconds_to_limit(self._points, live.budget_bytes),
             events=tuple(self._events),
+            devices=tuple((one.name, one.end_bytes, one.budget_bytes) for one in live.devices)
+            or _shown(self._devices()),
         )
         if self._level != before and self._level in _MARKS:
             self._mark(*_MARKS[self._level])
@@ -128,6 +134,7 @@ class KernelGauge:
 
     Args:
         read_used: the kernel's use in bytes.
+        devices: reads the GPUs in use.
         free_bytes: what the machine could still give when it was started.
         config: settings.
         frontend: what can be shown.
@@ -139,9 +146,11 @@ class KernelGauge:
         free_bytes: int,
         config: MemorySafeConfig,
         *,
+        devices: Callable[[], Iterable[DeviceMemory]],
         frontend: Frontend,
     ) -> None:
         self._read_used = read_used
+        self._devices = devices
         self._limit_bytes = read_used() + free_bytes
         self._start_s = monotonic()
         self._peak_bytes = 0
@@ -170,7 +179,16 @@ class KernelGauge:
             level=self._level,
             state="running",
             seconds_to_limit=seconds_to_limit(self._points, self._limit_bytes),
+            devices=_shown(self._devices()),
         )
+
+
+def _shown(devices: Iterable[DeviceMemory]) -> tuple[tuple[str, int, int], ...]:
+    return tuple(
+        (one.name, one.process_bytes or one.reserved_bytes, one.total_bytes)
+        for one in devices
+        if one.process_bytes or one.reserved_bytes
+    )
 
 
 def void(_: object) -> None:

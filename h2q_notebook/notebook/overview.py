@@ -67,6 +67,17 @@ def overview(
         ceiling=(kernel.limit_bytes, kernel.source, kernel.state, kernel.seconds_to_limit),
         pressure=_pressure(),
         layers=tuple((row.layer, row.n_bytes, row.limit_bytes, row.what) for row in rows),
+        devices=tuple(
+            (
+                one.name,
+                one.model,
+                one.used_bytes,
+                one.process_bytes or one.reserved_bytes,
+                one.total_bytes,
+                one.free_bytes,
+            )
+            for one in guardian.devices()
+        ),
         names=tuple((one.name, one.type_name, one.n_bytes) for one in held),
         events=tuple((event.at_s, event.kind, event.text) for event in events.last(_SHOWN)),
         settings=tuple(

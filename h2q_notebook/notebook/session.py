@@ -242,6 +242,7 @@ class Session:
                 frontend=front_end(self.shell, self.config.gauge),
                 label=options.label,
                 events=cell.events,
+                devices=self.guardian.devices,
                 on_stop=self.stop if options.on_overrun != "warn" else None,
                 on_raise=self.raise_budget,
             )
@@ -345,6 +346,7 @@ class Session:
                 self.guardian.used_bytes,
                 room.free_bytes,
                 self.config,
+                devices=self.guardian.devices,
                 frontend=front_end(self.shell, self.config.gauge),
             )
             self._kernel_gauge.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from h2q_notebook.errors import LoadRefused, MissingExtra
 from h2q_notebook.load.cache import cache_root
+from h2q_notebook.readings.devices import DeviceMemory
 from h2q_notebook.readings.limits import Headroom
 from h2q_notebook.units import MIB, format_bytes
 
@@ -48,13 +49,18 @@ class Preflight:
 
 
 def look(
-    room: Headroom, *, model: bool, version_of: Callable[[str], str] = metadata.version
+    room: Headroom,
+    *,
+    model: bool,
+    devices: Iterable[DeviceMemory] = (),
+    version_of: Callable[[str], str] = metadata.version,
 ) -> Preflight:
     """Look, and refuse where a start cannot go well.
 
     Args:
         room: what the machine can give.
         model: a model shall be loaded.
+        devices: the GPUs that are known.
         version_of: the version of an installed package.
 
     Raises:
@@ -82,7 +88,7 @@ def look(
         swap_used_bytes=int(swap.used),
         disk_free_bytes=_disk_free(cache_root()),
         versions=tuple(versions),
-        devices=_devices(),
+        devices=_devices(devices),
     )
 
 
@@ -92,10 +98,17 @@ def _disk_free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _devices() -> str:
+def _devices(found: Iterable[DeviceMemory]) -> str:
+    known = [
+        f"{one.name} {one.model}, {format_bytes(one.free_bytes or 0)} free of "
+        f"{format_bytes(one.total_bytes)}"
+        for one in found
+    ]
+    if known:
+        return "; ".join(known)
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         if torch.cuda.is_available():
-            return f"{torch.cuda.device_count()} CUDA devices"
+            return f"{torch.cuda.device_count()} CUDA devices, none in use yet"
         return "no GPU that torch can use"
     return "an NVIDIA driver" if Path("/proc/driver/nvidia/version").exists() else "no GPU driver"

@@ -165,7 +165,12 @@ class MemorySafeStartupSystem:
     def steps(self, model: str | None) -> list[Step]:
         """The layers of a start, in order; tests put failing ones in their places."""
         steps = [
-            Step("preflight", lambda: look(read_headroom(), model=model is not None).words()),
+            Step(
+                "preflight",
+                lambda: look(
+                    read_headroom(), model=model is not None, devices=self.guardian.devices()
+                ).words(),
+            ),
             Step("guardian", self._start_guard, self._undo_guard),
         ]
         if model is not None:

@@ -54,6 +54,8 @@ class GaugeFrame:
     seconds_to_limit: float | None = None
     """At the present rate; None where the use is not growing."""
     events: tuple[Event, ...] = ()
+    devices: tuple[tuple[str, int, int], ...] = ()
+    """Of each GPU in use: name, bytes used, bytes that there are or that the cell may use."""
 
 
 @dataclass(slots=True)
@@ -94,7 +96,11 @@ def words(frame: GaugeFrame) -> str:
         share = 100 * frame.used_bytes / frame.limit_bytes
         used = f"{used} of {format_bytes(frame.limit_bytes)} ({share:.0f}%)"
     state = "" if frame.state == "running" else f" · {frame.state}"
-    return f"{used} · peak {format_bytes(frame.peak_bytes)}{state}"
+    devices = "".join(
+        f" · {name} {format_bytes(held)} of {format_bytes(limit)}"
+        for name, held, limit in frame.devices
+    )
+    return f"{used} · peak {format_bytes(frame.peak_bytes)}{devices}{state}"
 
 
 def trend(frame: GaugeFrame) -> str:

@@ -128,6 +128,7 @@ def _figures(outcome: CellOutcome) -> str:
         f"peak {format_bytes(outcome.peak_bytes)} of {format_bytes(outcome.budget_bytes)} "
         f"({_percent(outcome)})",
         _retained(outcome.retained_bytes),
+        *([_devices(outcome)] if outcome.devices else ()),
         format_seconds(outcome.duration_s),
     ]
     return " · ".join(parts)
@@ -158,7 +159,12 @@ def _what(outcome: CellOutcome) -> str:
         return f"stopped after {took}: used {peak}, over its {limit} ({_percent(outcome)})"
     if outcome.status == "refused":
         why = f" ({shorten(outcome.error, 160)})" if outcome.error else ""
-        return f"one request that cannot fit the {limit} was refused before it grew{why}"
+        what = (
+            f"a request for device memory{_device_limit(outcome)} was refused"
+            if outcome.device_full
+            else f"one request that cannot fit the {limit} was refused before it grew"
+        )
+        return what + why
     if outcome.status == "timeout":
         return f"stopped after {took}: its --timeout is over (peak {peak} of {budget})"
     if outcome.status == "stopped":
@@ -166,6 +172,22 @@ def _what(outcome: CellOutcome) -> str:
     if outcome.status == "warned":
         return f"went over its {limit}: peak {peak} ({_percent(outcome)}), let run on"
     return f"peak {peak} of {budget} ({_percent(outcome)}) in {took}"
+
+
+def _device_limit(outcome: CellOutcome) -> str:
+    """Of the device that came nearest to its budget."""
+    if not outcome.devices:
+        return " that the device cannot give"
+    full = max(outcome.devices, key=lambda one: one.peak_bytes / max(one.budget_bytes, 1))
+    return f" beyond the budget of {format_bytes(full.budget_bytes)} on {full.name}"
+
+
+def _devices(outcome: CellOutcome) -> str:
+    return ", ".join(
+        f"{one.name} peak {format_bytes(one.peak_bytes)} of {format_bytes(one.budget_bytes)}, "
+        f"{_retained(one.retained_bytes)}"
+        for one in outcome.devices
+    )
 
 
 def _facts(outcome: CellOutcome, *, holders: bool = True) -> Iterable[tuple[str, str]]:
@@ -184,6 +206,8 @@ def _facts(outcome: CellOutcome, *, holders: bool = True) -> Iterable[tuple[str,
     if outcome.returned_bytes >= MIB or outcome.ended_early:
         more = _retained(outcome.retained_bytes).replace("kept", "still held above the start:")
         yield "memory", f"{format_bytes(max(0, outcome.returned_bytes))} given back; {more}"
+    if outcome.devices:
+        yield "devices", _devices(outcome)
     for note in outcome.notes[:2]:
         yield "note", shorten(note, 200)
     for advice in (outcome.advice or _advice(outcome))[:2]:

@@ -39,6 +39,8 @@ class Status:
     """How short the machine is of memory, in words."""
     layers: tuple[tuple[str, int, int | None, str], ...] = ()
     """Layer, bytes, its own limit in bytes, what is in it."""
+    devices: tuple[tuple[str, str, int, int, int, int | None], ...] = ()
+    """Name, model, bytes in tensors, bytes held for them, total, and free (None: not known)."""
     names: tuple[tuple[str, str, int], ...] = ()
     """Name, type and about how many bytes, largest first."""
     events: tuple[tuple[float, str, str], ...] = ()
@@ -58,6 +60,8 @@ def _tables(status: Status) -> list[tuple[str, _Table]]:
     if status.models:
         models: _Table = [(name, kind, format_bytes(n)) for name, kind, n in status.models]
         tables.append(("models", models))
+    if status.devices:
+        tables.append(("devices", [_device(*row) for row in status.devices]))
     if status.names:
         names: _Table = [
             (shorten(name, 40), shorten(kind, 40), f"about {format_bytes(n)}")
@@ -94,6 +98,14 @@ def _memory(status: Status) -> _Table:
 def _layer(name: str, n_bytes: int, limit: int | None, what: str) -> tuple[str, ...]:
     limited = "–" if limit is None else f"of {format_bytes(limit)}"
     return name, format_bytes(n_bytes), limited, shorten(what, 80)
+
+
+def _device(
+    name: str, model: str, used: int, held: int, total: int, free: int | None
+) -> tuple[str, ...]:
+    left = "free: not known" if free is None else f"{format_bytes(free)} free"
+    mine = f"{format_bytes(used)} in tensors, {format_bytes(held)} held for them"
+    return name, shorten(model, 40), mine, f"{left} of {format_bytes(total)}"
 
 
 def _cell(outcome: CellOutcome) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ class Cell:
             frontend="widgets",
             label=label,
             events=self.events,
+            devices=lambda: (),
             on_raise=self.raised.append,
             on_stop=self.stop if with_stop else None,
         )
@@ -168,7 +169,9 @@ def test_the_kernels_gauge_is_absolute_persistent_and_remembers_its_peak(
     drawn: list[Drawn],
 ) -> None:
     used = [100]
-    gauge = KernelGauge(lambda: used[0], 900, MemorySafeConfig(), frontend="html")
+    gauge = KernelGauge(
+        lambda: used[0], 900, MemorySafeConfig(), devices=lambda: (), frontend="html"
+    )
     assert drawn[0].options["persistent"] is True
     for now in (850, 300):
         used[0] = now
