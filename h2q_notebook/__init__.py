@@ -42,6 +42,7 @@ _WHERE = {
     "estimate": "api",
     "fit_batch_size": "guardian.batching",
     "raise_budget": "api",
+    "register_reclaimer": "guardian.reclaimers",
     "stop": "api",
 }
 

@@ -35,9 +35,10 @@ from h2q_notebook.cell.shell_refs import (
 )
 from h2q_notebook.cell.verdict import Facts, advice_for, facts_of, judge_status, notes_for
 from h2q_notebook.errors import CellStopped
+from h2q_notebook.guardian.arming import GuardRequest, WatchResult
 from h2q_notebook.guardian.born import end_born
 from h2q_notebook.guardian.device_limit import is_device_full
-from h2q_notebook.guardian.guardian import GuardRequest, MemoryGuardian, WatchResult
+from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.guardian.stop import EXCEPTIONS, CellContext
 from h2q_notebook.policy.strikes import Cause

@@ -15,7 +15,7 @@ from h2q_notebook.units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from h2q_notebook.cell.options import BudgetOptions
-    from h2q_notebook.guardian.guardian import WatchResult
+    from h2q_notebook.guardian.arming import WatchResult
 
 __all__ = ["Facts", "advice_for", "facts_of", "judge_status", "notes_for"]
 
@@ -39,6 +39,8 @@ class Facts:
     end_bytes: int
     """Use when the cell had ended, before anything was undone."""
     watcher_lost: bool = False
+    granted_bytes: int = 0
+    """What it was promised; the machine may have had less of it left."""
     asked_bytes: int = 0
     """The last request that was refused; 0 if none was."""
     asked_by: str = ""
@@ -75,6 +77,7 @@ def facts_of(
         peak_bytes=watch.peak_bytes,
         end_bytes=end_bytes,
         watcher_lost=watch.watcher_lost,
+        granted_bytes=watch.granted_bytes,
         asked_bytes=refusal.asked_bytes if refusal else 0,
         asked_by=refusal.what if refusal else "",
         left_bytes=refusal.left_bytes if refusal else 0,
@@ -108,6 +111,11 @@ def judge_status(facts: Facts) -> Status:
 def notes_for(facts: Facts, status: Status) -> tuple[str, ...]:
     """What a user should know beside the figures."""
     notes = []
+    if facts.granted_bytes > facts.budget_bytes:
+        notes.append(
+            f"others took memory while it ran: of the {format_bytes(facts.granted_bytes)} it was "
+            f"granted the machine had {format_bytes(facts.budget_bytes)} left"
+        )
     if status in ("ok", "error") and facts.peak_bytes > facts.budget_bytes:
         notes.append(
             "it went over its budget inside one call that had given the memory back before it "

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from h2q_notebook.errors import GuardUnavailable
+from h2q_notebook.guardian.arming import GuardRequest, Live, WatchResult
 from h2q_notebook.guardian.channel import SidecarWatcher, ThreadWatcher, Watcher, stop_signal
-from h2q_notebook.guardian.device_limit import DeviceLimit, DeviceUse
+from h2q_notebook.guardian.device_limit import DeviceLimit
 from h2q_notebook.guardian.page import Word
 from h2q_notebook.guardian.peak import PeakMark, peak_above
 from h2q_notebook.guardian.refuse import Refusal, Refuser
@@ -36,60 +37,10 @@ from h2q_notebook.readings.process import (
 if TYPE_CHECKING:
     from h2q_notebook.config.settings import MemorySafeConfig
 
-__all__ = ["SPARED_THREADS", "GuardRequest", "Live", "MemoryGuardian", "WatchResult"]
+__all__ = ["SPARED_THREADS", "MemoryGuardian"]
 
 # Threads that a cell's time may bring about but that are not the cell's: ours, and ipykernel's
 SPARED_THREADS = ("h2q-", "subshell-", "IPython", "Control", "Heartbeat", "IOPub")
-
-
-@dataclass(frozen=True, slots=True)
-class GuardRequest:
-    """How one cell shall be guarded."""
-
-    budget_bytes: int
-    strike: bool = True
-    strict: bool = False
-    refuse: bool = True
-    """Check single large requests of numpy and torch before they grow."""
-    timeout_s: float | None = None
-    gpu: str | None = None
-    """Budget of each device, as typed; None: devices are not limited."""
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What the gauge may know while a cell runs; bytes above the baseline."""
-
-    t_s: float
-    used_bytes: int
-    budget_bytes: int
-    peak_bytes: int
-    strikes: int
-    cause: Cause
-    devices: tuple[DeviceUse, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WatchResult:
-    """What was seen between arm and disarm; bytes of use above the baseline."""
-
-    baseline: ProcessMemory
-    budget_bytes: int
-    peak_bytes: int
-    peak_is_exact: bool
-    """True if it is the system's own high-water mark; False if the largest of the samples."""
-    cause: Cause
-    strikes: int
-    raised: int
-    cancelled: int
-    duration_s: float
-    first_over_s: float | None
-    refusals: tuple[Refusal, ...]
-    born_children: tuple[int, ...]
-    born_threads: tuple[threading.Thread, ...]
-    points: tuple[tuple[float, int], ...]
-    watcher_lost: bool
-    devices: tuple[DeviceUse, ...] = ()
 
 
 class MemoryGuardian:
@@ -124,6 +75,7 @@ class MemoryGuardian:
         self._device_reader: DeviceReader | None = None
         self._armed: GuardRequest | None = None
         self._token = 0
+        self._granted = 0
         self._baseline = self.read()
         self._peak: PeakMark | None = None
         self._start_s = 0.0
@@ -273,7 +225,7 @@ class MemoryGuardian:
         self._threads = frozenset(threading.enumerate())
         self._peak = PeakMark()
         self._baseline = base = self.read()
-        limit = base.used_bytes + request.budget_bytes
+        limit = self._granted = base.used_bytes + request.budget_bytes
         page = self._watcher.page
         page[Word.LIMIT] = limit
         page[Word.CAUSE] = page[Word.INSIST] = page[Word.EXTRA] = 0
@@ -361,6 +313,7 @@ class MemoryGuardian:
             born_threads=tuple(born),
             points=tuple((t, used - base.used_bytes) for t, used in raw.get("points", ())),
             watcher_lost=not raw,
+            granted_bytes=self._granted - base.used_bytes,
             devices=devices,
         )
 
@@ -374,10 +327,33 @@ class MemoryGuardian:
         if self._armed is None or watcher is None:
             return 0
         limit = watcher.page[Word.LIMIT] + extra_bytes
+        self._granted += extra_bytes
         watcher.page[Word.LIMIT] = limit
         self._refuser.set_limit(limit)
         self._strict.move(extra_bytes)
         return limit - self._baseline.used_bytes
+
+    def follow_room(self, spare_bytes: int) -> int:
+        """Keep the running cell's limit within what there really is; any thread.
+
+        Others may take memory that was free when the cell began. The limit follows what is left
+        down, and up again, and is never above what was granted.
+
+        Args:
+            spare_bytes: what can still be allocated.
+
+        Returns:
+            The new budget in bytes where it was lowered; else 0.
+        """
+        watcher = self._watcher
+        if self._armed is None or watcher is None:
+            return 0
+        page = watcher.page
+        before = page[Word.LIMIT]
+        limit = min(self._granted, self.used_bytes() + page[Word.EXTRA] + spare_bytes)
+        page[Word.LIMIT] = limit
+        self._refuser.set_limit(limit)
+        return limit - self._baseline.used_bytes if limit < before else 0
 
     def request_stop(self) -> bool:
         """Ask the watcher to stop the running cell; any thread. False if none is guarded."""

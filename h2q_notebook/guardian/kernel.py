@@ -40,7 +40,9 @@ _GROWS_BYTES, _GROWS_S = 16 * MIB, 3.0
 """Use that rose by so much in so long, or since it passed the ceiling, is growing. A kernel that
 merely holds a lot, on a machine that others fill, has nothing that should be ended."""
 _CEILING_MOVED = 0.10
-"""A ceiling that falls by this share of itself is told."""
+"""A ceiling that falls by this share of itself is noted ..."""
+_NEAR = 0.5
+"""... and told where the kernel holds so much of it."""
 
 
 class Effects(Protocol):
@@ -49,8 +51,14 @@ class Effects(Protocol):
     def say(self, text: str) -> None:
         """Tell the user."""
 
-    def clean(self) -> None:
-        """Collect, empty pools and caches, give free pages back."""
+    def clean(self) -> str:
+        """Collect, empty pools and caches, call the user's reclaimers; what these did, in words."""
+
+    def offer(self) -> str:
+        """What the user could give up next (an idle model), in words; "" where there is nothing."""
+
+    def calm(self) -> None:
+        """There is room again."""
 
     def stop(self) -> str:
         """End what grows; returns what was ended, in words, or "" where there was nothing."""
@@ -105,6 +113,7 @@ class KernelGuard:
         self._lock = threading.Lock()
         self._highest_limit = 0
         self._helpless = False
+        self._offered = ""
         self._over_from = 0
         self._left_bytes: int | None = None
         self._over = threading.Event()
@@ -174,6 +183,7 @@ class KernelGuard:
             self._stop(used, limit, source)
         elif decision.action == "calm":
             self._helpless = False
+            self._effects.calm()
             self._events.add("calm", decision.reason, used, limit)
         return decision
 
@@ -207,9 +217,11 @@ class KernelGuard:
         if limit >= self._highest_limit:
             self._highest_limit = limit
         elif limit < (1 - _CEILING_MOVED) * self._highest_limit:
-            text = f"the ceiling fell to {format_bytes(limit)} ({source})"
+            text = f"the ceiling fell to {format_bytes(limit)} ({source}): others took memory"
             self._events.add("ceiling", text, used, limit)
             self._highest_limit = limit
+            if used > _NEAR * limit:  # elsewhere it is noise: on a large machine it moves all day
+                self._effects.say(f"h2q: {text}; the kernel holds {format_bytes(used)}")
 
     def _warning(self, used: int, limit: int, source: str) -> str:
         left_s = seconds_to_limit(self._recent(), limit)
@@ -222,7 +234,7 @@ class KernelGuard:
     def _clean(self, used: int, limit: int, source: str, thresholds: Thresholds) -> None:
         warned = any(event.kind == "warn" for event in self._events.last(1))
         began_s = self._clock()
-        self._effects.clean()
+        told = self._effects.clean()
         now_s = self._clock()
         freed = max(used - self._read_used(), 0)
         self._standing = after_cleaning(
@@ -234,8 +246,13 @@ class KernelGuard:
             thresholds=thresholds,
         )
         text = f"collected: {format_bytes(freed)} given back in {format_seconds(now_s - began_s)}"
+        text += f"; {told}" if told else ""
+        offer = self._effects.offer() if used - freed >= thresholds.clean * limit else ""
+        fresh, self._offered = offer != self._offered, offer
         if not warned:
-            self._effects.say(f"{self._warning(used, limit, source)}; {text}")
+            self._effects.say("; ".join(filter(None, (self._warning(used, limit, source), text))))
+        if offer and fresh:
+            self._effects.say(f"h2q: {offer}")
         self._events.add("clean", text, used, limit)
 
     def _stop(self, used: int, limit: int, source: str) -> None:

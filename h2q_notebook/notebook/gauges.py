@@ -15,7 +15,7 @@ from typing import Any
 from h2q_notebook.cell.outcome import Event
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import BadArgument
-from h2q_notebook.guardian.guardian import Live
+from h2q_notebook.guardian.arming import Live
 from h2q_notebook.policy.trend import Level, level_of, seconds_to_limit
 from h2q_notebook.readings.devices import DeviceMemory
 from h2q_notebook.views.frontend import Frontend, detect, make_gauge

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from h2q_notebook.guardian.born import end_born
 from h2q_notebook.guardian.guardian import SPARED_THREADS
-from h2q_notebook.guardian.reclaim import release_memory
+from h2q_notebook.guardian.reclaim import release_memory, trim_heap
+from h2q_notebook.guardian.reclaimers import RECLAIMERS, Reclaimed
+from h2q_notebook.load.registry import LoadedModel
+from h2q_notebook.units import format_bytes, format_seconds
 
 __all__ = ["NotebookEffects"]
+
+_IDLE_S = 60.0
+"""A model that ran within the last minute is what the user works with."""
 
 
 class NotebookEffects:
@@ -19,19 +25,51 @@ class NotebookEffects:
     Args:
         names: the user's namespace.
         say: tells the user.
+        read_used: the kernel's use, in bytes.
+        models: those that h2q loaded and that live.
     """
 
-    def __init__(self, names: dict[str, Any], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        names: dict[str, Any],
+        say: Callable[[str], None],
+        read_used: Callable[[], int],
+        models: Callable[[], Sequence[LoadedModel]],
+    ) -> None:
         self._names = names
         self._say = say
+        self._read_used = read_used
+        self._models = models
 
     def say(self, text: str) -> None:
         """Tell the user."""
         self._say(text)
 
-    def clean(self) -> None:
-        """Collect cycles, empty pools and caches, give free pages back."""
+    def clean(self) -> str:
+        """Collect cycles, empty pools and caches, call reclaimers, give free pages back."""
         release_memory()
+        done = RECLAIMERS.run(self._read_used)
+        if done:
+            trim_heap()
+        return "; ".join(_words(one) for one in done)
+
+    def offer(self) -> str:
+        """The models that have been idle longest, and how to give them up."""
+        idle = sorted(
+            (one for one in self._models() if one.idle_s >= _IDLE_S), key=lambda one: -one.idle_s
+        )
+        if not idle:
+            return ""
+        named = ", ".join(
+            f"{one.name} ({format_bytes(one.resident_bytes)}, unused for "
+            f"{format_seconds(one.idle_s)})"
+            for one in idle[:3]
+        )
+        return f"idle: {named}; %h2q_unload {idle[0].name} would give its memory back"
+
+    def calm(self) -> None:
+        """Reclaimers that had no effect get a new chance."""
+        RECLAIMERS.calm()
 
     def stop(self) -> str:
         """End the user's background threads; a running cell is its own watcher's to stop."""
@@ -47,3 +85,9 @@ class NotebookEffects:
         one = "a background thread of yours was" if ended == 1 else f"{ended} of your threads were"
         still = f"; {left} blocked and still running" if left else ""
         return f"{one} ended{still}"
+
+
+def _words(one: Reclaimed) -> str:
+    if one.error:
+        return f"{one.name} failed and is not called again ({one.error})"
+    return f"{one.name} gave back {format_bytes(one.freed_bytes)}"

@@ -67,12 +67,20 @@ class Loads:
         shell: the IPython shell.
         guardian: of the session; a load inside a guarded cell is stopped with that cell.
         publish: shows a bundle with its metadata.
+        pressed: why no model should be loaded now, in words; "" where nothing is against it.
     """
 
-    def __init__(self, shell: Any, guardian: MemoryGuardian, publish: Publish) -> None:
+    def __init__(
+        self,
+        shell: Any,
+        guardian: MemoryGuardian,
+        publish: Publish,
+        pressed: Callable[[], str] = str,
+    ) -> None:
         self._shell = shell
         self._guardian = guardian
         self._publish = publish
+        self._pressed = pressed
         self.models = ModelRegistry()
 
     # -- loading --------------------------------------------------------------------------------
@@ -88,8 +96,10 @@ class Loads:
         from h2q_notebook.views import load_report
 
         check_name(options.name)
-        budget = self._budget(options.budget)
         old = _OldModel(self, options.name) if options.replace else None
+        if (why := self._pressed()) and not (old is not None and old.n_bytes):
+            raise LoadRefused(f"{why}; free memory first: %h2q_status tells what holds it")
+        budget = self._budget(options.budget)
         try:
             outcome = self._load(options, budget, old)
         except (MemoryBudgetExceeded, KeyboardInterrupt) as error:

@@ -33,8 +33,10 @@ from h2q_notebook.notebook.loads import Loads
 from h2q_notebook.notebook.overview import overview
 from h2q_notebook.notebook.starting import Starts
 from h2q_notebook.notebook.telling import ServerFile, connection_file, kernel_id_of
+from h2q_notebook.policy.decide import reason_to_wait
 from h2q_notebook.readings.figures import DeathNote, Figures
 from h2q_notebook.readings.limits import read_headroom
+from h2q_notebook.readings.pressure import read_pressure
 from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary
@@ -80,14 +82,16 @@ class Session:
         self.guardian = MemoryGuardian(self.config)
         self.default: BudgetOptions | None = None
         self.history: deque[CellOutcome] = deque(maxlen=self.config.history_length)
-        self.loads = Loads(shell, self.guardian, self._publish)
+        self.loads = Loads(shell, self.guardian, self._publish, self._pressed)
         self.benches = Benches(shell, self.guardian, self.loads, self._publish)
         self.events = EventLog(lambda: self.config.event_log, lambda: self.config.event_log_bytes)
         self.keeper = KernelGuard(
             lambda: self.config,
             self.guardian.used_bytes,
             read_headroom,
-            NotebookEffects(shell.user_ns, self._say),
+            NotebookEffects(
+                shell.user_ns, self._say, self.guardian.used_bytes, self.loads.models.models
+            ),
             self.events,
             on_look=self._look,
         )
@@ -146,8 +150,28 @@ class Session:
     def _look(self, now_s: float) -> None:
         """At each look of the kernel's guard, in its thread."""
         self.settings.poll(now_s)
+        self._follow_room()
         self._export.poll(now_s)
         self._server_file.poll(now_s)
+
+    def _follow_room(self) -> None:
+        """Others took memory that the running cell was promised: it cannot have it any more."""
+        cell = self._cell
+        if cell is None:
+            return
+        spare = read_headroom().free_bytes - self.config.safety_bytes // 4
+        lowered = self.guardian.follow_room(max(spare, 0))
+        live = self.guardian.live()
+        if lowered and live is not None:
+            text = f"the machine has less: limit {format_bytes(lowered)}"
+            cell.events.append(Event(round(live.t_s, 2), live.used_bytes, text, "warn"))
+
+    def _pressed(self) -> str:
+        """Why no model should be loaded now."""
+        kernel, stalled = self.keeper.view(), read_pressure().full_share or 0.0
+        return reason_to_wait(
+            kernel.used_bytes, kernel.limit_bytes, kernel.source, stalled, self.config.clean_at
+        )
 
     def _figures(self) -> Figures:
         kernel, models, live = self.keeper.view(), self.loads.models.models(), self.guardian.live()

@@ -11,13 +11,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["Action", "Decision", "Standing", "Thresholds", "after_cleaning", "decide"]
+from h2q_notebook.units import format_bytes
+
+__all__ = [
+    "Action",
+    "Decision",
+    "Standing",
+    "Thresholds",
+    "after_cleaning",
+    "decide",
+    "reason_to_wait",
+]
 
 Action = Literal["none", "warn", "clean", "stop", "calm"]
 _LOOKS_BEFORE_STOP = 2
 _STOP_INTERVAL_S = 1.0
 """Between two stops: what was stopped needs time to give its memory back."""
 _MIN_FREED_SHARE = 0.02
+_STALLED_SHARE = 0.20
+"""Of ten seconds in which everything waited for memory; systemd-oomd kills at 0.60 for 30 s."""
 _IDLE_CLEANS = 2
 """After so many cleanings that freed next to nothing there is no further one before it is calm."""
 
@@ -130,3 +142,26 @@ def after_cleaning(
         next_clean_s=now_s + max(wait_s, 0.0),
         idle_cleans=standing.idle_cleans + 1 if idle else 0,
     )
+
+
+def reason_to_wait(
+    used_bytes: int, limit_bytes: int, source: str, stalled_share: float, clean_at: float
+) -> str:
+    """Why nothing large should be begun now; "" where nothing is against it.
+
+    Args:
+        used_bytes: what the kernel holds.
+        limit_bytes: its ceiling.
+        source: where the ceiling is from, in words.
+        stalled_share: of the last ten seconds in which all tasks waited for memory.
+        clean_at: the share of the ceiling at which the guard cleans.
+    """
+    if used_bytes >= clean_at * limit_bytes:
+        share = used_bytes / max(limit_bytes, 1)
+        return (
+            f"the kernel holds {format_bytes(used_bytes)}, {share:.0%} of its ceiling "
+            f"{format_bytes(limit_bytes)} ({source})"
+        )
+    if stalled_share >= _STALLED_SHARE:
+        return f"the machine is short of memory: all waited {stalled_share:.0%} of the last 10 s"
+    return ""

@@ -161,3 +161,68 @@ def test_unloading_takes_the_guard_and_the_settings_away(fresh_kernel: Kernel, a
         assert "H2Q" not in kernel.value(listed)
         kernel.run("%load_ext h2q", timeout=60)
     assert kernel.value(listed).count("H2Q") == 1
+
+
+def test_a_cell_is_stopped_where_others_took_the_memory_it_was_promised(
+    fresh_kernel: Kernel,
+) -> None:
+    kernel = fresh_kernel
+    kernel.run(
+        "import time\nimport h2q_notebook.notebook.session as _s\n"
+        "from h2q_notebook.readings.limits import Headroom\n"
+        "_used = _s.current().guardian.used_bytes\n_full = _used() + (300 << 20)\n"
+        "_s.read_headroom = lambda: Headroom(max(0, _full - _used()), 8 << 30, 'machine')"
+    )
+    reply = kernel.run(
+        "%%h2q_budget 1GiB\ndata = []\nwhile True:\n"
+        "    data.append(bytearray(b'x') * (1 << 20)); time.sleep(0.02)",
+        timeout=60,
+    )
+    assert reply.ename == "MemoryBudgetExceeded"
+    outcome = reply.outcome
+    assert outcome is not None
+    assert outcome["budget_bytes"] < 500 << 20
+    assert "others took memory while it ran: of the 1.00 GiB it was granted" in reply.shown
+    assert kernel.value("'data' in globals()") is False
+
+
+def test_a_reclaimer_of_the_users_is_called_when_the_kernel_fills_up(fresh_kernel: Kernel) -> None:
+    kernel = fresh_kernel
+    kernel.run(
+        "import h2q\ncache = {'a': bytearray(b'x') * (300 << 20)}\n"
+        "forget = h2q.register_reclaimer(cache.clear, name='my cache')"
+    )
+    held = (
+        int(
+            kernel.value(
+                "__import__('h2q_notebook.notebook.session').notebook.session"
+                ".current().keeper.view().used_bytes"
+            )
+        )
+        >> 20
+    )
+    kernel.run(f"%config H2Q.max_memory_mb = {held * 100 // 93}")
+    deadline_s = time.monotonic() + 20
+    while kernel.value("len(cache)"):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+    assert "my cache gave back 300 MiB" in kernel.run("%h2q_status").shown
+
+
+def test_no_model_is_loaded_into_a_kernel_that_is_nearly_full(fresh_kernel: Kernel) -> None:
+    kernel = fresh_kernel
+    kernel.run("ballast = bytearray(b'x') * (300 << 20)")
+    held = (
+        int(
+            kernel.value(
+                "__import__('h2q_notebook.notebook.session').notebook.session"
+                ".current().keeper.view().used_bytes"
+            )
+        )
+        >> 20
+    )
+    kernel.run(f"%config H2Q.max_memory_mb = {held * 100 // 95}")
+    reply = kernel.run("%h2q_load h2q://tiny-deepseek", timeout=90)
+    assert reply.status == "error"
+    assert "of its ceiling" in reply.shown
+    assert "free memory first" in reply.shown

@@ -42,6 +42,7 @@ NAMES = {
     "last",
     "load",
     "raise_budget",
+    "register_reclaimer",
     "stop",
 }
 HEAVY = ("torch", "transformers", "numpy", "plotly", "ipywidgets", "anywidget", "IPython", "psutil")

@@ -10,7 +10,7 @@ import pytest
 
 from h2q_notebook.cell.outcome import Event
 from h2q_notebook.config.settings import MemorySafeConfig
-from h2q_notebook.guardian.guardian import Live
+from h2q_notebook.guardian.arming import Live
 from h2q_notebook.notebook import gauges
 from h2q_notebook.notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.policy.strikes import Cause

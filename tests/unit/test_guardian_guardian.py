@@ -13,8 +13,9 @@ import pytest
 
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import CellStopRequested, CellTimeExceeded, MemoryBudgetExceeded
+from h2q_notebook.guardian.arming import GuardRequest, WatchResult
 from h2q_notebook.guardian.channel import ThreadWatcher
-from h2q_notebook.guardian.guardian import GuardRequest, MemoryGuardian, WatchResult
+from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.guardian.stop import CellContext
 from h2q_notebook.policy.strikes import Cause
@@ -200,6 +201,29 @@ def test_raise_lets_the_running_cell_go_past_its_first_budget(guardian: MemoryGu
     )
     assert error is None
     assert result.budget_bytes == 300 * MIB
+
+
+def test_a_cell_is_kept_within_what_others_leave_it_and_gets_it_back(
+    guardian: MemoryGuardian,
+) -> None:
+    seen: list[int] = []
+
+    def others_take_and_give_back() -> None:
+        seen.append(guardian.follow_room(20 * MIB))
+        seen.append(guardian.follow_room(1 << 40))
+        live = guardian.live()
+        assert live is not None
+        seen.append(live.budget_bytes)
+        guardian.follow_room(50 * MIB)
+
+    error, result = run(
+        guardian, GROW, GuardRequest(200 * MIB), after_arm=others_take_and_give_back
+    )
+    assert isinstance(error, MemoryBudgetExceeded)
+    assert seen[0] <= 30 * MIB
+    assert seen[1:] == [0, 200 * MIB], "it goes up again, and never above what was granted"
+    assert result.budget_bytes < 100 * MIB
+    assert guardian.follow_room(0) == 0, "nothing is guarded any more"
 
 
 def test_stop_ends_a_cell_and_timeout_too(guardian: MemoryGuardian) -> None:

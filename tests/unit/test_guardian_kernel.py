@@ -22,6 +22,7 @@ class World:
     def __init__(self, **settings: Any) -> None:
         self.used, self.free, self.now_s = 100 * MIB, 64 * GIB, 0.0
         self.garbage = 0
+        self.told = self.offered = ""
         self.settings = MemorySafeConfig(**{"max_memory_mb": 1000, **settings})
         self.said: list[str] = []
         self.done: list[str] = []
@@ -38,11 +39,18 @@ class World:
     def say(self, text: str) -> None:
         self.said.append(text)
 
-    def clean(self) -> None:
+    def clean(self) -> str:
         self.done.append("clean")
         self.used -= self.garbage
         self.garbage = 0
         self.now_s += 0.1
+        return self.told
+
+    def offer(self) -> str:
+        return self.offered
+
+    def calm(self) -> None:
+        self.done.append("calm")
 
     def stop(self) -> str:
         self.done.append("stop")
@@ -97,6 +105,36 @@ def test_a_ceiling_that_other_processes_lower_is_noted_once() -> None:
     (event,) = world.events.last()
     assert event.kind == "ceiling"
     assert "(machine)" in event.text
+
+
+def test_a_ceiling_that_falls_is_told_where_the_kernel_is_near_it() -> None:
+    world = World(max_memory_mb=None, safety_buffer_mb=0)
+    world.free = 8 * GIB
+    world.at(1000)
+    world.free = 800 * MIB
+    world.at(1000)
+    assert "the ceiling fell to 1.76 GiB (machine): others took memory" in world.said[0]
+    assert "the kernel holds 1000 MiB" in world.said[0]
+
+
+def test_what_reclaimers_did_and_which_model_is_idle_are_told_once() -> None:
+    world = World()
+    world.told, world.offered = "my cache gave back 0 MiB", "idle: m (1 GiB, unused for 5 min)"
+    assert world.at(850) == "warn"
+    for _ in range(40):
+        world.at(950)
+    assert world.done.count("clean") == 2
+    assert "my cache gave back 0 MiB" in world.events.last(1)[0].text
+    assert [text for text in world.said if "idle: m" in text] == [f"h2q: {world.offered}"]
+
+
+def test_nothing_is_offered_where_cleaning_was_enough() -> None:
+    world = World()
+    world.offered = "idle: m"
+    assert world.at(950, garbage_mib=500) == "clean"
+    assert not any("idle: m" in text for text in world.said)
+    assert world.at(300) == "calm"
+    assert world.done[-1] == "calm"
 
 
 def test_the_switch_turns_collecting_off() -> None:
