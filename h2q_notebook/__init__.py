@@ -4,7 +4,8 @@ The facade: exactly the names in ``__all__``, each imported when it is first use
 module is cheap and changes nothing; ``%load_ext h2q`` starts the guardian.
 
 Rooms, and who may import whom: ``errors, units <- config <- readings <- policy <- guardian <-
-{cell, load, bench} <- startup <- notebook <- magics, extension``; ``views`` takes plain data.
+{cell, load, bench} <- startup <- notebook <- magics, extension``; ``views`` takes plain data,
+``server`` runs in Jupyter's server.
 """
 
 from __future__ import annotations

@@ -188,8 +188,9 @@ def bench(
         BaseException: as raised by an interrupt; what was answered is kept.
     """
     from h2q_notebook.bench.benching import bench_model
-    from h2q_notebook.bench.store import RunStore, data_root
+    from h2q_notebook.bench.store import RunStore
     from h2q_notebook.notebook.benches import subject_of
+    from h2q_notebook.places import data_root
 
     given = {"samples": samples, "temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = {**given, "preset": preset, "max_new_tokens": max_new_tokens}

@@ -23,25 +23,12 @@ from h2q_notebook.errors import BadArgument
 from h2q_notebook.units import shorten
 from h2q_notebook.whole_file import write_whole
 
-__all__ = ["RunStore", "RunWriter", "Summary", "data_root"]
+__all__ = ["RunStore", "RunWriter", "Summary"]
 
 SCHEMA = 1
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 _CASES, _MANIFEST = "cases.jsonl", "manifest.json"
 _NEEDED = {"schema", "run_id", "status", "suite", "sampling", "model"}
-
-
-def data_root(configured: str = "") -> Path:
-    """Where h2q keeps results: ``H2Q_DATA_DIR``, the configured one, else Jupyter's data directory.
-
-    Not created here.
-    """
-    own = os.environ.get("H2Q_DATA_DIR") or configured
-    if own:
-        return Path(own).expanduser().absolute()
-    from jupyter_core.paths import jupyter_data_dir
-
-    return Path(jupyter_data_dir()) / "h2q"
 
 
 @dataclass(frozen=True, slots=True)

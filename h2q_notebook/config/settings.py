@@ -132,10 +132,14 @@ class MemorySafeConfig:
         512 * MIB, MIB, 1 << 40, "what one press of Raise adds, in bytes"
     )
     history_length: int = _whole(1000, 1, 100_000, "outcomes kept in h2q.history")
-    data_dir: str = _setting("", "results of benches; empty: Jupyter's data directory", "path")
+    data_dir: str = _setting(
+        "", "results of benches, what cells took; empty: Jupyter's data directory", "path"
+    )
     event_log: str = _setting("", "file for events, a JSON line each; empty: none", "path")
     event_log_bytes: int = _whole(MIB, 4096, 1 << 30, "size at which the event log is turned over")
-    metrics_textfile: str = _setting("", "file for node_exporter's collector; empty: none", "path")
+    metrics_textfile: str = _setting(
+        "", "file for node_exporter's collector, {kernel_id} in its name; empty: none", "path"
+    )
     metrics_interval_s: float = _number(10, 1, 3600, "time between two writes of that file")
 
     def __post_init__(self) -> None:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from h2q_notebook.errors import LoadFailed
-from h2q_notebook.load.cache import cache_root
 from h2q_notebook.load.facts import DTYPE_BYTES, ModelFacts, ShardFacts
 from h2q_notebook.load.mapping import TORCH_DTYPES, Filling, Part
 from h2q_notebook.load.reading import READ_BYTES, PieceReader
 from h2q_notebook.load.safetensors_header import read_header
 from h2q_notebook.load.watch import Watch
+from h2q_notebook.places import cache_root
 from h2q_notebook.units import MIB, format_bytes
 
 __all__ = ["Converted"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from h2q_notebook.load.cache import cache_root
 from h2q_notebook.load.estimate import READ_BYTES, Estimate, around_weights_bytes, curve, estimate
 from h2q_notebook.load.kv_cache import size_of
 from h2q_notebook.load.ladder import Kind, Rung, StepName
@@ -24,6 +23,7 @@ from h2q_notebook.load.probe import why_not
 from h2q_notebook.load.quantised import block_rows
 from h2q_notebook.load.structures import Structures
 from h2q_notebook.load.swap import FORMS, plan_swaps
+from h2q_notebook.places import cache_root
 from h2q_notebook.units import format_bytes
 
 __all__ = ["Asked", "Forms", "needs_conversion"]

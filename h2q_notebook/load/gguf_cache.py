@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from h2q_notebook.errors import LoadFailed, MissingExtra, ModelRefused
-from h2q_notebook.load.cache import cache_root
 from h2q_notebook.load.config_check import check_config
 from h2q_notebook.load.facts import ModelFacts, TensorFacts
 from h2q_notebook.load.gguf_header import GGML_TYPES, GgufHeader, read_gguf
 from h2q_notebook.load.reading import READ_BYTES
 from h2q_notebook.load.skeleton import build_skeleton, import_torch, torch_dtype
 from h2q_notebook.load.watch import Watch
+from h2q_notebook.places import cache_root
 from h2q_notebook.units import MIB, format_bytes, shorten
 
 __all__ = ["Conversion"]

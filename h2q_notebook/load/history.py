@@ -1,26 +1,23 @@
 """What loads on this machine really took, beside what was estimated.
 
 One line of JSON for each finished load, in h2q's cache. Estimates of the same architecture and form
-are corrected by the median of what was measured. Nothing here may ever break a load: a file that
-cannot be written or read counts as empty.
+are corrected by the median of what was measured. Nothing here may ever break a load.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from h2q_notebook.load.cache import cache_root
-from h2q_notebook.whole_file import write_whole
+from h2q_notebook.line_file import LineFile
+from h2q_notebook.places import cache_root
 
 __all__ = ["History", "Record", "factor_of"]
 
-_KEPT = 1000
 _RECENT = 20
 _ENOUGH = 3
 _BOUNDS = (1.0, 1.5)
@@ -66,7 +63,7 @@ class History:
     """
 
     def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
-        self._path = path or cache_root() / "history.jsonl"
+        self._file = LineFile(path or cache_root() / "history.jsonl")
         self._clock = clock
 
     def record(
@@ -74,37 +71,22 @@ class History:
     ) -> None:
         """Add one load; silently nothing where that is not possible."""
         one = Record(model_type, rung, estimated_bytes, measured_bytes, self._clock())
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # A single write of one line with O_APPEND: lines of two kernels never mix.
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(one)) + "\n")
-            self._shorten()
+        self._file.append(asdict(one))
 
     def records(self) -> list[Record]:
         """Every sound line, oldest first."""
-        try:
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return []
-        found = [_parse(line) for line in lines]
+        found = [_sound(one) for one in self._file.read()]
         return [one for one in found if one is not None]
 
     def factor(self, model_type: str, rung: str) -> float:
         """See ``factor_of``."""
         return factor_of(self.records(), model_type, rung)
 
-    def _shorten(self) -> None:
-        if self._path.stat().st_size < _KEPT * 400:
-            return
-        kept = self.records()[-_KEPT // 2 :]
-        write_whole(self._path, "".join(json.dumps(asdict(one)) + "\n" for one in kept).encode())
 
-
-def _parse(line: str) -> Record | None:
+def _sound(line: dict[str, Any]) -> Record | None:
     try:
-        one = Record(**json.loads(line))
-    except (ValueError, TypeError):
+        one = Record(**line)
+    except TypeError:
         return None
     numbers = (one.estimated_bytes, one.measured_bytes, one.at_s)
     sound = all(isinstance(n, (int, float)) and n >= 0 for n in numbers)

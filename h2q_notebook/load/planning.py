@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from h2q_notebook.errors import BadArgument, LoadRefused
 from h2q_notebook.load import sources
-from h2q_notebook.load.cache import cache_root
 from h2q_notebook.load.directory import inspect
 from h2q_notebook.load.estimate import stored_dtype
 from h2q_notebook.load.facts import ModelFacts
@@ -23,6 +22,7 @@ from h2q_notebook.load.ladder import LoadPlan, Room, Rung, StepName, plan
 from h2q_notebook.load.placement import find_device
 from h2q_notebook.load.skeleton import TORCH_NAMES
 from h2q_notebook.load.structures import Structures
+from h2q_notebook.places import cache_root
 from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.units import shorten
 

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from h2q_notebook.errors import LoadFailed
-from h2q_notebook.load.cache import cache_root
+from h2q_notebook.places import cache_root
 from h2q_notebook.units import MIB, shorten
 
 __all__ = ["FILE_NAME", "fetch"]

@@ -12,13 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2q_notebook.bench.store import RunStore, data_root
+from h2q_notebook.bench.store import RunStore
 from h2q_notebook.cell.options import ResolvedBudget, resolve_budget
 from h2q_notebook.errors import BadArgument, BenchInterrupted
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import release_memory
 from h2q_notebook.notebook.gauges import front_end
 from h2q_notebook.notebook.loads import Loads, Publish
+from h2q_notebook.places import data_root
 from h2q_notebook.units import shorten
 
 if TYPE_CHECKING:

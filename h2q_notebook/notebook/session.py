@@ -18,6 +18,7 @@ from typing import Any
 from h2q_notebook.cell.lifecycle import GuardedCell
 from h2q_notebook.cell.options import BudgetOptions
 from h2q_notebook.cell.outcome import CellOutcome, Event
+from h2q_notebook.cell.past import CellMemory, cell_key
 from h2q_notebook.config.settings import MemorySafeConfig
 from h2q_notebook.errors import H2QError
 from h2q_notebook.guardian.events import EventLog
@@ -33,7 +34,9 @@ from h2q_notebook.notebook.loads import Loads
 from h2q_notebook.notebook.overview import overview
 from h2q_notebook.notebook.starting import Starts
 from h2q_notebook.notebook.telling import ServerFile, connection_file, kernel_id_of
+from h2q_notebook.places import data_root
 from h2q_notebook.policy.decide import reason_to_wait
+from h2q_notebook.policy.expectation import warning
 from h2q_notebook.readings.figures import DeathNote, Figures
 from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.readings.pressure import read_pressure
@@ -103,6 +106,8 @@ class Session:
         )
         self._server_file = ServerFile(self._figures, file)
         self._predecessor: DeathNote | None = None
+        self._past = CellMemory(lambda: data_root(self.config.data_dir))
+        self._key = ""
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
         self._kernel_gauge: KernelGauge | None = None
@@ -257,6 +262,9 @@ class Session:
             self._say(f"h2q: this cell runs unguarded: {error}")
             return
         self._cell, self._depth = cell, 0
+        self._key = cell_key(raw_cell)
+        if why := warning(self._past.past(self._key), cell.budget.n_bytes):
+            self._say(f"h2q: {why}")
         if self.guardian.watcher_losses > losses:
             self._say("h2q: the watcher process had been ended from outside; a new one is running")
         if options.gauge:
@@ -293,6 +301,7 @@ class Session:
         finally:
             self._cell = None
         self.history.append(outcome)
+        self._past.record(self._key, outcome)
         self._ended[outcome.status] += 1
         self._used_at_end = self.guardian.used_bytes()
         self._show(outcome, cell.options, gauge)

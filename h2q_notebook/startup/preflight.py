@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from h2q_notebook.errors import LoadRefused, MissingExtra
-from h2q_notebook.load.cache import cache_root
+from h2q_notebook.places import cache_root
 from h2q_notebook.readings.devices import DeviceMemory
 from h2q_notebook.readings.limits import Headroom
 from h2q_notebook.units import MIB, format_bytes

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 from h2q_notebook.errors import LoadFailed
 from h2q_notebook.load import smollm2
-from h2q_notebook.load.cache import cache_root
+from h2q_notebook.places import cache_root
 from tests.support.kernel import REPO, kernel_environment, write_kernelspec
 
 NOTEBOOK = REPO / "notebooks" / "01_quickstart.ipynb"

@@ -226,3 +226,11 @@ def test_no_model_is_loaded_into_a_kernel_that_is_nearly_full(fresh_kernel: Kern
     assert reply.status == "error"
     assert "of its ceiling" in reply.shown
     assert "free memory first" in reply.shown
+
+
+def test_a_cell_that_will_not_fit_is_warned_about_before_it_runs(fresh_kernel: Kernel) -> None:
+    kernel = fresh_kernel
+    cell = "ballast = bytearray(b'x') * (150 << 20)\ndel ballast"
+    assert "will probably be stopped" not in kernel.run(f"%%h2q_budget 400MiB\n{cell}").shown
+    again = kernel.run(f"%%h2q_budget 100MiB --on-overrun warn\n{cell}")
+    assert "this cell took 150 MiB in the last run, and its budget is 100 MiB" in again.text

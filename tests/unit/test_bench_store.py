@@ -11,8 +11,9 @@ import pytest
 from h2q_notebook.bench.export import export
 from h2q_notebook.bench.generation import Sampling
 from h2q_notebook.bench.run import run_cases
-from h2q_notebook.bench.store import RunStore, data_root
+from h2q_notebook.bench.store import RunStore
 from h2q_notebook.errors import BadArgument
+from h2q_notebook.places import data_root
 from tests.support.benching import SUITE, FakeModel, about, stored
 
 

@@ -15,7 +15,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a room may import the layers under its own, never a sibling.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("units", "whole_file"),
+    ("units", "places", "whole_file"),
+    ("line_file",),
     ("config",),
     ("readings",),
     ("policy",),
@@ -38,7 +39,7 @@ DATA = {
 TO_THEMSELVES = {
     "views": ({"errors", "units"}, "views take plain data"),
     "server": (
-        {"errors", "units", "whole_file", "readings", "policy", "views"},
+        {"errors", "units", "places", "whole_file", "readings", "policy", "views"},
         "the server's process knows no kernel",
     ),
 }
