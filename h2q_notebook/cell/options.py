@@ -34,6 +34,8 @@ class BudgetOptions:
     gauge: bool = True
     quiet: bool = False
     timeout_s: float | None = None
+    probe: bool = False
+    """Run it on copies in another process, to learn what it takes; not here."""
     label: str = ""
 
 

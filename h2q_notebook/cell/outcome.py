@@ -16,6 +16,7 @@ __all__ = [
     "EventKind",
     "NameSize",
     "OnOverrun",
+    "ProbeResult",
     "Sample",
     "SourceLine",
     "Status",
@@ -142,3 +143,25 @@ class CellOutcome:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data (tuples become lists when dumped)."""
         return {**asdict(self), "share": self.share}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one run on copies, in another process, took. Bytes above its start."""
+
+    status: str
+    """``ok``, ``error`` (the cell's own), ``over`` (all that was free did not do), ``timeout``, or
+    ``lost`` (the worker crashed)."""
+    peak_bytes: int
+    exact: bool
+    """True if the peak is the system's own high-water mark; False if the largest of the samples."""
+    retained_bytes: int
+    duration_s: float
+    budget_bytes: int
+    limit_bytes: int
+    """Where the worker would have been, or was, ended."""
+    copied: tuple[NameSize, ...] = ()
+    copied_bytes: int = 0
+    missing: tuple[str, ...] = ()
+    """Names that could not be copied, with why."""
+    error: str = ""

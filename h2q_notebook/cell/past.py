@@ -49,9 +49,11 @@ class CellMemory:
 
     def record(self, key: str, outcome: CellOutcome) -> None:
         """Keep one, if it says anything."""
-        if outcome.status not in _TELLING:
-            return
-        run = PastRun(outcome.peak_bytes, outcome.status in _FINISHED)
+        if outcome.status in _TELLING:
+            self.record_run(key, PastRun(outcome.peak_bytes, outcome.status in _FINISHED))
+
+    def record_run(self, key: str, run: PastRun) -> None:
+        """Keep one, also of a probe."""
         self._all().setdefault(key, []).append(run)
         self._lines().append({"cell": key, "peak_bytes": run.peak_bytes, "finished": run.finished})
 

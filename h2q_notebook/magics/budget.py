@@ -39,6 +39,7 @@ def _parser() -> MagicParser:
     add("--gpu", metavar="SIZE", help="budget of each GPU, too: 2GiB, 50%%")
     add("--no-gauge", action="store_true")
     add("--quiet", action="store_true", help="no line after a good cell")
+    add("--probe", action="store_true", help="run a copy elsewhere, and say what it would take")
     add("--timeout", type=converted(lambda t: parse_seconds(t, field="--timeout")))
     add("--name", default="", metavar="LABEL")
     return parser
@@ -75,6 +76,7 @@ def parse_budget(line: str) -> BudgetOptions:
         gauge=not given.no_gauge,
         quiet=given.quiet,
         timeout_s=given.timeout,
+        probe=given.probe,
         label=given.name,
     )
 
@@ -86,13 +88,14 @@ def budget_line(raw_cell: str) -> str | None:
 
 
 def options_of(raw_cell: str) -> BudgetOptions | None:
-    """The options a cell asks for on its first line; None if it has no such line.
+    """The options a cell asks for on its first line; None if it has no such line, or is a probe.
 
     Raises:
         BadArgument: the line cannot be parsed.
     """
     line = budget_line(raw_cell)
-    return None if line is None else parse_budget(line)
+    options = None if line is None else parse_budget(line)
+    return None if options is not None and options.probe else options
 
 
 def strip_budget_line(lines: list[str]) -> list[str]:
@@ -106,9 +109,11 @@ def strip_budget_line(lines: list[str]) -> list[str]:
     if text is None:
         return lines
     try:
-        parse_budget(text)
+        options = parse_budget(text)
     except BadArgument:
         return lines
+    if options.probe:
+        return lines  # the magic takes the cell elsewhere
     rest = lines[1:]
     return rest if rest and rest[0].startswith("%%") else ["# %%h2q_budget\n", *rest]
 
@@ -127,12 +132,18 @@ class BudgetMagics(Magics):
         """Guard a cell (%%h2q_budget) or every following cell (%h2q_budget SIZE | off)."""
         try:
             if cell is not None:
-                parse_budget(line)
-                self._session.run_guarded(f"%%h2q_budget {line}\n{cell}")
+                options = parse_budget(line)
+                if options.probe:
+                    self._session.probe(options, cell)
+                else:
+                    self._session.run_guarded(f"%%h2q_budget {line}\n{cell}")
             elif line.strip() == "off":
                 self._session.set_default(None)
             else:
-                self._session.set_default(parse_budget(line))
+                options = parse_budget(line)
+                if options.probe:
+                    raise BadArgument("--probe: it is for one cell: %%h2q_budget SIZE --probe")
+                self._session.set_default(options)
         except H2QError as error:
             raise as_usage_error(error) from None
 

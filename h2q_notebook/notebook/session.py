@@ -227,6 +227,12 @@ class Session:
         """Run a cell through the shell; for callers that bypass the input transformer."""
         self.shell.run_cell(source)
 
+    def probe(self, options: BudgetOptions, cell: str) -> None:
+        """Run *cell* on copies in another process, and show what it took (may raise H2QError)."""
+        from h2q_notebook.notebook.probing import probe_cell
+
+        probe_cell(self.shell, self.guardian, self._past, self._publish, options, cell)
+
     def _options_for(self, raw_cell: str) -> BudgetOptions | None:
         asked = self._read_options(raw_cell)
         if asked is not None:
