@@ -50,6 +50,7 @@ class CellGauge:
         label: the cell's label.
         events: the cell's events; marks of 80 and 90 % are added here.
         devices: reads the GPUs in use.
+        alarm: how short the machine is of memory, in words; "" while all is well.
         on_raise: called with bytes when Raise is pressed.
         on_stop: called when Stop is pressed; None leaves the button out.
     """
@@ -63,12 +64,14 @@ class CellGauge:
         label: str,
         events: list[Event],
         devices: Callable[[], Iterable[DeviceMemory]],
+        alarm: Callable[[], str],
         on_raise: Callable[[int], object],
         on_stop: Callable[[], object] | None,
     ) -> None:
         self._live = live
         self._events = events
         self._devices = devices
+        self._alarm = alarm
         self._points: deque[tuple[float, int]] = deque(maxlen=64)
         self._level: Level = "calm"
         self._last = GaugeFrame(0.0, 0, 1, 0, "calm", "running", None)
@@ -123,6 +126,7 @@ class CellGauge:
             events=tuple(self._events),
             devices=tuple((one.name, one.end_bytes, one.budget_bytes) for one in live.devices)
             or _shown(self._devices()),
+            alarm=self._alarm(),
         )
         if self._level != before and self._level in _MARKS:
             self._mark(*_MARKS[self._level])
@@ -135,6 +139,7 @@ class KernelGauge:
     Args:
         read_used: the kernel's use in bytes.
         devices: reads the GPUs in use.
+        alarm: how short the machine is of memory, in words; "" while all is well.
         free_bytes: what the machine could still give when it was started.
         config: settings.
         frontend: what can be shown.
@@ -147,10 +152,12 @@ class KernelGauge:
         config: MemorySafeConfig,
         *,
         devices: Callable[[], Iterable[DeviceMemory]],
+        alarm: Callable[[], str],
         frontend: Frontend,
     ) -> None:
         self._read_used = read_used
         self._devices = devices
+        self._alarm = alarm
         self._limit_bytes = read_used() + free_bytes
         self._start_s = monotonic()
         self._peak_bytes = 0
@@ -180,6 +187,7 @@ class KernelGauge:
             state="running",
             seconds_to_limit=seconds_to_limit(self._points, self._limit_bytes),
             devices=_shown(self._devices()),
+            alarm=self._alarm(),
         )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from h2q_notebook.cell import sizes
 from h2q_notebook.notebook.loads import ledger_of
 from h2q_notebook.policy.layers import Ledger, balance
-from h2q_notebook.readings.pressure import read_pressure
 from h2q_notebook.views.status import Status
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ def overview(
     config: MemorySafeConfig,
     origins: Mapping[str, str],
     models: Sequence[LoadedModel],
+    pressure: str,
     names: Mapping[str, Any],
     outcomes: Sequence[CellOutcome],
     default: str | None,
@@ -65,7 +65,7 @@ def overview(
         outcomes=tuple(outcomes)[-_SHOWN:],
         models=tuple((one.name, one.class_name, one.resident_bytes) for one in models),
         ceiling=(kernel.limit_bytes, kernel.source, kernel.state, kernel.seconds_to_limit),
-        pressure=_pressure(),
+        pressure=pressure,
         layers=tuple((row.layer, row.n_bytes, row.limit_bytes, row.what) for row in rows),
         devices=tuple(
             (
@@ -84,11 +84,3 @@ def overview(
             (name, getattr(config, name), origin) for name, origin in sorted(origins.items())
         ),
     )
-
-
-def _pressure() -> str:
-    """How short the machine is of memory, in words; "" where it does not say."""
-    found = read_pressure()
-    if found.some_share is None or found.full_share is None:
-        return ""
-    return f"some task waited {found.some_share:.0%} of the last 10 s, all {found.full_share:.0%}"

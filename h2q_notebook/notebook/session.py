@@ -31,15 +31,14 @@ from h2q_notebook.notebook.exporting import TextfileExport
 from h2q_notebook.notebook.gauges import CellGauge, KernelGauge, front_end
 from h2q_notebook.notebook.keeping import NotebookEffects
 from h2q_notebook.notebook.loads import Loads
+from h2q_notebook.notebook.machine import Machine
 from h2q_notebook.notebook.overview import overview
 from h2q_notebook.notebook.starting import Starts
 from h2q_notebook.notebook.telling import ServerFile, connection_file, kernel_id_of
 from h2q_notebook.places import data_root
-from h2q_notebook.policy.decide import reason_to_wait
 from h2q_notebook.policy.expectation import warning
 from h2q_notebook.readings.figures import DeathNote, Figures
 from h2q_notebook.readings.limits import read_headroom
-from h2q_notebook.readings.pressure import read_pressure
 from h2q_notebook.units import MIB, format_bytes
 from h2q_notebook.views import status as status_view
 from h2q_notebook.views import summary
@@ -106,6 +105,7 @@ class Session:
         )
         self._server_file = ServerFile(self._figures, file)
         self._predecessor: DeathNote | None = None
+        self._machine = Machine()
         self._past = CellMemory(lambda: data_root(self.config.data_dir))
         self._key = ""
         self._cell: GuardedCell | None = None
@@ -173,10 +173,7 @@ class Session:
 
     def _pressed(self) -> str:
         """Why no model should be loaded now."""
-        kernel, stalled = self.keeper.view(), read_pressure().full_share or 0.0
-        return reason_to_wait(
-            kernel.used_bytes, kernel.limit_bytes, kernel.source, stalled, self.config.clean_at
-        )
+        return self._machine.reason_to_wait(self.keeper, self.config.clean_at)
 
     def _figures(self) -> Figures:
         kernel, models, live = self.keeper.view(), self.loads.models.models(), self.guardian.live()
@@ -281,6 +278,7 @@ class Session:
                 label=options.label,
                 events=cell.events,
                 devices=self.guardian.devices,
+                alarm=self._machine.alarm,
                 on_stop=self.stop if options.on_overrun != "warn" else None,
                 on_raise=self.raise_budget,
             )
@@ -368,6 +366,7 @@ class Session:
             self.config,
             self.settings.origins,
             self.loads.models.models(),
+            self._machine.words(),
             self.shell.user_ns,
             tuple(self.history),
             None if default is None else (default.size or "what is free"),
@@ -386,6 +385,7 @@ class Session:
                 room.free_bytes,
                 self.config,
                 devices=self.guardian.devices,
+                alarm=self._machine.alarm,
                 frontend=front_end(self.shell, self.config.gauge),
             )
             self._kernel_gauge.start()

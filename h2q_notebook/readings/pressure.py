@@ -9,10 +9,16 @@ Sources: Documentation/accounting/psi.rst and proc(5) (pswpin, pswpout are pages
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Pressure", "SwapRate", "read_pressure", "swap_rate"]
+__all__ = ["Pressure", "PressureMeter", "SwapRate", "read_pressure", "swap_rate"]
+
+_WINDOW_S = 1.0
+"""Rates over less are noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +84,34 @@ def swap_rate(before: Pressure, after: Pressure, took_s: float) -> SwapRate | No
         max(after.swapped_in_bytes - before.swapped_in_bytes, 0) / took_s,
         max(after.swapped_out_bytes - before.swapped_out_bytes, 0) / took_s,
     )
+
+
+class PressureMeter:
+    """Reads now and again, and so knows rates. Any thread may ask.
+
+    Args:
+        read: reads once.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Pressure] = read_pressure,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._at_s = clock()
+        self._last = read()
+        self._rate: SwapRate | None = None
+
+    def look(self) -> tuple[Pressure, SwapRate | None]:
+        """The last reading, at most a second old, and the rate up to it (None: not known yet)."""
+        with self._lock:
+            now_s = self._clock()
+            if now_s - self._at_s >= _WINDOW_S:
+                fresh = self._read()
+                self._rate = swap_rate(self._last, fresh, now_s - self._at_s)
+                self._last, self._at_s = fresh, now_s
+            return self._last, self._rate

@@ -56,6 +56,8 @@ class GaugeFrame:
     events: tuple[Event, ...] = ()
     devices: tuple[tuple[str, int, int], ...] = ()
     """Of each GPU in use: name, bytes used, bytes that there are or that the cell may use."""
+    alarm: str = ""
+    """How short the machine is of memory, in words."""
 
 
 @dataclass(slots=True)
@@ -96,11 +98,12 @@ def words(frame: GaugeFrame) -> str:
         share = 100 * frame.used_bytes / frame.limit_bytes
         used = f"{used} of {format_bytes(frame.limit_bytes)} ({share:.0f}%)"
     state = "" if frame.state == "running" else f" · {frame.state}"
+    alarm = f" · {frame.alarm}" if frame.alarm else ""
     devices = "".join(
         f" · {name} {format_bytes(held)} of {format_bytes(limit)}"
         for name, held, limit in frame.devices
     )
-    return f"{used} · peak {format_bytes(frame.peak_bytes)}{devices}{state}"
+    return f"{used} · peak {format_bytes(frame.peak_bytes)}{devices}{alarm}{state}"
 
 
 def trend(frame: GaugeFrame) -> str:

@@ -69,6 +69,7 @@ class Cell:
             label=label,
             events=self.events,
             devices=lambda: (),
+            alarm=str,
             on_raise=self.raised.append,
             on_stop=self.stop if with_stop else None,
         )
@@ -170,7 +171,7 @@ def test_the_kernels_gauge_is_absolute_persistent_and_remembers_its_peak(
 ) -> None:
     used = [100]
     gauge = KernelGauge(
-        lambda: used[0], 900, MemorySafeConfig(), devices=lambda: (), frontend="html"
+        lambda: used[0], 900, MemorySafeConfig(), devices=lambda: (), alarm=str, frontend="html"
     )
     assert drawn[0].options["persistent"] is True
     for now in (850, 300):

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from h2q_notebook.readings.pressure import Pressure, SwapRate, read_pressure, swap_rate
+from h2q_notebook.readings.pressure import (
+    Pressure,
+    PressureMeter,
+    SwapRate,
+    read_pressure,
+    swap_rate,
+)
+from h2q_notebook.views.pressure import alarm, words
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,3 +48,33 @@ def test_a_rate_is_between_two_readings() -> None:
 def test_this_machine_can_be_read() -> None:
     found = read_pressure()
     assert found.some_share is None or 0 <= found.some_share <= 1
+
+
+def test_the_meter_reads_at_most_once_a_second_and_knows_the_rate() -> None:
+    now_s, swapped = [0.0], [0]
+
+    def read() -> Pressure:
+        swapped[0] += 10 << 20
+        return Pressure(0.0, 0.0, swapped[0], 2 * swapped[0])
+
+    meter = PressureMeter(read, lambda: now_s[0])
+    assert meter.look()[1] is None
+    now_s[0] = 0.9
+    assert meter.look()[1] is None
+    now_s[0] = 2.0
+    for _ in range(3):
+        found, rate = meter.look()
+        assert rate is not None
+        assert (rate.in_bytes_per_s, rate.out_bytes_per_s) == (5 << 20, 10 << 20)
+        assert found.swapped_in_bytes == 20 << 20
+
+
+def test_words_say_what_is_known_and_a_gauge_speaks_up_only_when_it_is_short() -> None:
+    assert words(None, None, None, None) == ""
+    assert words(0.5, 0.25, 0.0, 2 << 20) == (
+        "some task waited 50% of the last 10 s, all 25%; swap: 0 MiB/s in, 2.0 MiB/s out"
+    )
+    assert alarm(0.0, 0.0, 1000.0) == ""
+    assert alarm(None, None, None) == ""
+    assert alarm(0.0, 0.0, 12 << 20) == "swapping 12 MiB/s"
+    assert alarm(0.3, 0.0, 0.0) == "machine stalled 30%"
