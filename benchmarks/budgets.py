@@ -4,7 +4,8 @@
 
 prints and writes results/budgets.json. Each load is in a fresh process under a limit of its address
 space; its peak is read from outside every 2 ms. The default ladder, and one without forms that
-leave weights in their file, so that the quantised ones have their turn.
+leave weights in their file, so that the quantised ones have their turn. What the whole machine
+wrote to swap meanwhile is noted: a guarded load must not be paid for by others.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.loading import Child
 from benchmarks.machine import describe_machine, write_result
 from benchmarks.models import build
 from h2q_notebook.load.directory import inspect
+from h2q_notebook.readings.pressure import read_pressure
 from h2q_notebook.units import GIB, MIB
 
 KINDS = ("dense", "v3")
@@ -62,6 +66,7 @@ def measure(where: Path, budget_bytes: int, ladder: str) -> dict[str, Any]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    swapped = read_pressure().swapped_out_bytes or 0
     child.go_on()
     said = json.loads(child.read())
     over.set()
@@ -69,7 +74,12 @@ def measure(where: Path, budget_bytes: int, ladder: str) -> dict[str, Any]:
     child.go_on()
     generated = int(child.read())
     child.close()
-    return {**said, "peak_bytes": peak[0], "generated": max(generated - 8, 0)}
+    return {
+        **said,
+        "peak_bytes": peak[0],
+        "generated": max(generated - 8, 0),
+        "swapped_out_bytes": (read_pressure().swapped_out_bytes or 0) - swapped,
+    }
 
 
 def main() -> None:
@@ -96,7 +106,14 @@ def main() -> None:
                         f"MiB ({over / MIB:+6.0f} to the budget), {row['generated']} tokens made",
                         flush=True,
                     )
-    write_result("budgets", {"machine": describe_machine(), "rows": rows})
+    swapped, swap = sum(row["swapped_out_bytes"] for row in rows), psutil.swap_memory().total
+    write_result(
+        "budgets",
+        {"machine": describe_machine() | {"swap_total_bytes": swap}, "rows": rows,
+         "swapped_out_bytes": swapped},
+    )  # fmt: skip
+    if swapped:
+        raise SystemExit(f"{swapped / MIB:.0f} MiB went to swap while models were loaded")
 
 
 if __name__ == "__main__":

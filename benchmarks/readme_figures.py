@@ -154,6 +154,9 @@ def _budgets(data: dict[str, Any]) -> Rows:
         f"{sum(row['generated'] == 8 for row in loaded)} / {len(rows) - len(loaded)}",
     )
     yield "… highest peak beside its budget", f"{worst:+.0f} MiB"
+    if "swapped_out_bytes" in data:
+        none = "" if data["machine"]["swap_total_bytes"] else " (the machine has no swap)"
+        yield "… written to swap meanwhile", f"{data['swapped_out_bytes'] / 2**20:.0f} MiB{none}"
 
 
 def _train_tiny_deepseek(data: dict[str, Any]) -> Rows:

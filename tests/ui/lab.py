@@ -70,6 +70,10 @@ class Lab:
                 {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
             )
         )
+        # What the wheel installs; the tests' own installation is for editing and does not have it.
+        (config / "jupyter_server_config.d").mkdir()
+        extension = REPO / "jupyter-config/server-config/h2q_notebook.json"
+        shutil.copy(extension, config / "jupyter_server_config.d")
         surroundings = {
             **{
                 k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY_", "H2Q_"))

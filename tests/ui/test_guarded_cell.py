@@ -141,3 +141,45 @@ def test_the_kernels_own_gauge_stays_while_other_cells_run(lab: Lab, browser: An
         gauge.wait_for(state="detached")
         notebook.cell(1).locator("svg[role=img]").wait_for()
         assert notebook.errors == []
+
+
+def test_the_gauge_shows_each_gpu_while_the_cell_runs(lab: Lab, browser: Any) -> None:
+    """With a stand-in for torch: a machine without a GPU is enough to see the words."""
+    setup = (
+        "import sys\nfrom tests.support import fake_gpu\ncuda = fake_gpu.Cuda(2)\n"
+        "sys.modules['torch'] = fake_gpu.fake_torch(cuda)\nheld = cuda.empty(1 << 30)"
+    )
+    cell = (
+        "%%h2q_budget 300MiB --gpu 2GiB\nimport time\nmore = cuda.empty(512 << 20)\ntime.sleep(4)"
+    )
+    with opened(lab, browser, LOAD, setup, cell, "%h2q_gauge", "%h2q_gauge stop") as notebook:
+        for i in (0, 1):
+            notebook.run(i)
+        notebook.run(2, wait=False)
+        words = notebook.cell(2).locator(".h2q-words")
+        words.wait_for()
+        assert "cuda:0 512 MiB of 2.00 GiB" in words.inner_text()
+        notebook.wait(2)
+        assert "cuda:0 peak 512 MiB of 2.00 GiB, kept 512 MiB" in notebook.text(2)
+        notebook.run(3)
+        words = notebook.cell(3).locator(".h2q-words")
+        words.wait_for()
+        assert "cuda:0 1.50 GiB of 8.00 GiB" in words.inner_text()
+        notebook.run(4)
+        assert notebook.errors == []
+
+
+def test_after_a_kernel_was_killed_the_next_one_says_what_is_known(lab: Lab, browser: Any) -> None:
+    end = "import os, signal, time\ntime.sleep(2)\nos.kill(os.getpid(), signal.SIGKILL)"
+    with opened(lab, browser, LOAD, end, LOAD) as notebook:
+        notebook.run(0)
+        notebook.run(1, wait=False)
+        restarted = notebook.page.get_by_role("button", name="Ok", exact=True)
+        restarted.wait_for(timeout=30_000)
+        restarted.click()
+        notebook.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.info"
+        )
+        notebook.run(2)
+        assert "this notebook's last kernel died" in notebook.text(2)
+        assert "exited with -9, cause unknown" in notebook.text(2)

@@ -98,6 +98,7 @@ def test_whatever_layer_fails_all_is_undone(
             system.start(TINY)
     assert not system.running
     assert left_behind()[:2] == before[:2]
+    assert left_behind()[2] <= before[2]
     assert read_process().used_bytes - used < 30 * MIB
 
 
