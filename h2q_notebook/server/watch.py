@@ -3,8 +3,9 @@
 Covers kernels that run as processes of this machine, with h2q in them or not. A kernel elsewhere
 (a gateway, a cluster) has no process here and is listed without figures.
 
-The server restarts a dead kernel within 3 s, and after that nobody can tell how the old one ended:
-the look has to come first, and what it needs (groups, counters) has to be read while all is well.
+The server restarts a dead kernel within 3 s, and after that nobody can tell how the old one ended.
+So the server calls us before it does, and what is needed then (groups, counters) is read while all
+is well. Looking alone was not enough: one death in three fell between two looks.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class KernelWatch:
         self._followed: dict[str, _Followed] = {}
         self._deaths: deque[Death] = deque(maxlen=_DEATHS_KEPT)
         self._counts: Counter[str] = Counter()
+        self._heard: set[str] = set()
         self._ticks: Any = None
 
     def start(self) -> None:
@@ -139,6 +141,7 @@ class KernelWatch:
                 await self._follow(kernel_id)
         for kernel_id in set(self._followed) - living:
             _forget(self._followed.pop(kernel_id).file)
+        self._heard &= living
 
     async def _follow(self, kernel_id: str) -> None:
         kernel = self._manager.get_kernel(kernel_id)
@@ -156,11 +159,23 @@ class KernelWatch:
         if followed is None or followed.look.pid != look.pid:
             followed = _Followed(look, figures_path(kernel.connection_file))
             self._followed[kernel_id] = followed
+            if kernel_id not in self._heard:
+                self._heard.add(kernel_id)
+                self._manager.add_restart_callback(kernel_id, lambda: self._died(kernel_id))
         if not look.used_bytes:
             return  # it is ending and has given its memory back: the last look is the better one
         followed.look = look
         if look.group is not None:
             followed.kills.append((look.at_s, read_kills(look.group).kills))
+
+    def _died(self, kernel_id: str) -> None:
+        """The server found it dead, and is about to start another one in its place."""
+        kernel, followed = self._manager.get_kernel(kernel_id), self._followed.get(kernel_id)
+        if followed is None or followed.look.pid != _pid(kernel):
+            return  # a look has come before
+        del self._followed[kernel_id]
+        process = getattr(kernel.provisioner, "process", None)
+        self._bury(kernel, followed, None if process is None else process.poll())
 
     def _look_at(self, kernel_id: str) -> KernelLook:
         kernel = self._manager.get_kernel(kernel_id)
@@ -176,7 +191,7 @@ class KernelWatch:
             return KernelLook(kernel_id, pid, at_s, None, told)
         return KernelLook(kernel_id, pid, at_s, used, told, group_of(pid), address_space(pid))
 
-    def _bury(self, kernel: Any, followed: _Followed, code: int) -> None:
+    def _bury(self, kernel: Any, followed: _Followed, code: int | None) -> None:
         look = followed.look
         verdict = explain(self._evidence(followed, code))
         death = Death(look.kernel_id, self._now(), verdict)
@@ -191,7 +206,7 @@ class KernelWatch:
             note = DeathNote(death.at_s, verdict.cause, verdict.text)
             write_note(note_path(kernel.connection_file), note)
 
-    def _evidence(self, followed: _Followed, code: int) -> DeathEvidence:
+    def _evidence(self, followed: _Followed, code: int | None) -> DeathEvidence:
         look, now_s = followed.look, self._clock()
         counted = read_kills(look.group) if look.group is not None else None
         known = [n for at_s, n in followed.kills if at_s >= now_s - _COUNTED_S and n is not None]

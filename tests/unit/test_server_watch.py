@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,9 @@ class FakeManager:
     def get_kernel(self, kernel_id: str) -> Any:
         return self.kernel
 
+    def add_restart_callback(self, kernel_id: str, call: Callable[[], None]) -> None:
+        self.before_restart = call
+
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -73,6 +77,19 @@ def test_a_look_at_a_process_that_is_ending_does_not_replace_the_last_good_one(
     assert "it held 50 MiB at the last look" in death.verdict.text
     assert said == [f"h2q: kernel k: {death.verdict.text}"]
     assert watch.death_counts()["crash"] == 1
+
+
+def test_a_death_that_the_server_finds_first_is_not_lost(tmp_path: Path, used: list[int]) -> None:
+    manager = FakeManager(tmp_path)
+    watch = KernelWatch(manager, lambda text: None)
+    look(watch)
+    manager.kernel.provisioner.process = SimpleNamespace(poll=lambda: -11)
+    manager.before_restart()
+    manager.before_restart()
+    manager.kernel.provisioner = FakeProvisioner(8)
+    look(watch)
+    (death,) = watch.deaths()
+    assert "SIGSEGV" in death.verdict.text
 
 
 def test_a_death_is_told_once_and_leaves_a_note_only_for_a_kernel_that_can_read_it(
