@@ -33,7 +33,14 @@ from h2q_notebook.cell.shell_refs import (
     drop_traceback_refs,
     local_names,
 )
-from h2q_notebook.cell.verdict import Facts, advice_for, facts_of, judge_status, notes_for
+from h2q_notebook.cell.verdict import (
+    Facts,
+    advice_for,
+    facts_of,
+    is_allocation_error,
+    judge_status,
+    notes_for,
+)
 from h2q_notebook.errors import CellStopped
 from h2q_notebook.guardian.arming import GuardRequest, WatchResult
 from h2q_notebook.guardian.born import end_born
@@ -163,8 +170,7 @@ class GuardedCell:
         shell = self.shell
         self._previous_custom = (shell.custom_exceptions, getattr(shell, "CustomTB", None))
         own: tuple[type[BaseException], ...] = (CellStopped, MemoryError, asyncio.CancelledError)
-        if self.options.gpu is not None:
-            own += (RuntimeError,)  # a device that is full says so with one of these
+        own += (RuntimeError,)  # so torch and the devices say that there is no memory
         shell.set_custom_exc((*own, *shell.custom_exceptions), self._on_exception)
         self._custom = shell.CustomTB
 
@@ -219,12 +225,14 @@ class GuardedCell:
             return "the cell was stopped: its --timeout is over"
         if cause is Cause.REQUEST:
             return "the cell was stopped on request"
+        if cause is Cause.REFUSED:
+            return f"the cell goes on asking for more than its {self.budget.source}; it was stopped"
         return f"the cell was stopped at its {self.budget.source}"
 
     def _was_refused(self, error: BaseException) -> bool:
         if self.options.gpu is not None and is_device_full(error):
             return True
-        return isinstance(error, MemoryError) and (
+        return is_allocation_error(error) and (
             self.options.strict or bool(self.guardian.refusals())
         )
 
@@ -298,7 +306,7 @@ class GuardedCell:
         clear_exception(facts.error)
         if result is None:
             return
-        if not isinstance(facts.error, (CellStopped, MemoryError)) and not facts.device_full:
+        if not isinstance(facts.error, CellStopped) and not is_allocation_error(facts.error):
             cause = facts.cause or Cause.MEMORY
             kind, text = EXCEPTIONS[cause], self._stop_text(cause)
             if not self.error_shown:

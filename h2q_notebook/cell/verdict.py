@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from h2q_notebook.cell.options import BudgetOptions
     from h2q_notebook.guardian.arming import WatchResult
 
-__all__ = ["Facts", "advice_for", "facts_of", "judge_status", "notes_for"]
+__all__ = ["Facts", "advice_for", "facts_of", "is_allocation_error", "judge_status", "notes_for"]
 
 _ALLOCATION_WORDS = ("allocate", "bad_alloc", "out of memory", "Cannot allocate")
 
@@ -86,6 +86,14 @@ def facts_of(
     )
 
 
+def is_allocation_error(error: BaseException | None) -> bool:
+    """Whether a library says, in its own way, that it was given no memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, OSError))
+        and any(word in str(error) for word in _ALLOCATION_WORDS)
+    )
+
+
 def judge_status(facts: Facts) -> Status:
     """Name the way the cell ended."""
     if facts.raised or facts.cancelled:
@@ -94,11 +102,7 @@ def judge_status(facts: Facts) -> Status:
         )
     if facts.device_full:
         return "refused"
-    allocation = isinstance(facts.error, MemoryError) or (
-        isinstance(facts.error, (RuntimeError, OSError))
-        and any(word in str(facts.error) for word in _ALLOCATION_WORDS)
-    )
-    if allocation and (facts.refused or facts.strict):
+    if is_allocation_error(facts.error) and (facts.refused or facts.strict):
         return "refused"
     if facts.on_overrun == "warn":
         if facts.peak_bytes > facts.budget_bytes:

@@ -108,6 +108,9 @@ class MemorySafeConfig:
     device: str = _setting(
         "cpu", "where models are loaded", "choice", choices=("auto", "cpu", "cuda", "mps")
     )
+    gate: str = _setting(
+        "auto", "the compiled gate, from the next load on", "choice", choices=("auto", "off")
+    )
     # When it acts
     warn_at: float = _number(0.80, 0.1, 1, "share of the ceiling at which it warns")
     clean_at: float = _number(0.90, 0.1, 1, "share at which it collects")

@@ -19,6 +19,7 @@ from h2q_notebook.errors import GuardUnavailable
 from h2q_notebook.guardian.arming import GuardRequest, Live, WatchResult
 from h2q_notebook.guardian.channel import SidecarWatcher, ThreadWatcher, Watcher, stop_signal
 from h2q_notebook.guardian.device_limit import DeviceLimit
+from h2q_notebook.guardian.gate import Gate, compiled
 from h2q_notebook.guardian.page import Word
 from h2q_notebook.guardian.peak import PeakMark, peak_above
 from h2q_notebook.guardian.refuse import Refusal, Refuser
@@ -69,7 +70,9 @@ class MemoryGuardian:
         self._watcher: Watcher | None = None
         self._stop: StopController | None = None
         self._reader = ProcessReader() if PROC_AVAILABLE else None
-        self._refuser = Refuser(self.used_bytes)
+        off = "switched off (setting gate)" if config.gate == "off" else ""
+        gate = Gate(None if off else compiled(), off)
+        self._refuser = Refuser(self.used_bytes, gate=gate)
         self._strict = StrictLimit()
         self._devices = DeviceLimit()
         self._device_reader: DeviceReader | None = None
@@ -99,6 +102,7 @@ class MemoryGuardian:
             self.watcher_losses += 1
             self._close_watcher()
         self._watcher = self._factory()
+        self._refuser.watch(self._watcher.page)
         self._stop = StopController(self._watcher.page, self.used_bytes, self.number)
         if threading.current_thread() is threading.main_thread():
             self._stop.install()
@@ -109,6 +113,7 @@ class MemoryGuardian:
                 self._stop.uninstall()
             self._stop = None
         if self._watcher is not None:
+            self._refuser.unwatch()
             self._watcher.close()
             self._watcher = None
 
@@ -184,7 +189,6 @@ class MemoryGuardian:
         return (
             ("watch and stop", *kinds[self.watcher_kind]),
             *self._refuser.tiers(),
-            ("compiled gate", False, "not part of this version"),
             ("strict limit", self._strict.saved is not None, "opt-in: --strict"),
         )
 
@@ -228,7 +232,7 @@ class MemoryGuardian:
         limit = self._granted = base.used_bytes + request.budget_bytes
         page = self._watcher.page
         page[Word.LIMIT] = limit
-        page[Word.CAUSE] = page[Word.INSIST] = page[Word.EXTRA] = 0
+        page[Word.CAUSE] = page[Word.INSIST] = page[Word.EXTRA] = page[Word.REFUSED] = 0
         if request.strict:
             self._strict.apply(base.data_bytes, request.budget_bytes)
         orders = Orders(
@@ -268,6 +272,7 @@ class MemoryGuardian:
         if self._stop is not None and frame is not None and self._stop.still_inside(frame):
             return False
         self._strict.lift()
+        self._refuser.pause()  # what tells the story needs memory too
         if self._stop is not None:
             self._stop.unwound()
         return True

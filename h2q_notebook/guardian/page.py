@@ -25,6 +25,7 @@ class Word(IntEnum):
     STRIKES = 6  # (w) strikes so far
     CAUSE = 7  # (w) policy.strikes.Cause of the strikes
     INSIST = 8  # (w) 1 once SIGINT carries strikes too
+    REFUSED = 9  # (k) requests that the compiled gate has refused since it was armed
 
 
 class SharedPage:
@@ -45,6 +46,11 @@ class SharedPage:
             self.fd = fd
         self._map = mmap.mmap(self.fd, mmap.PAGESIZE)
         self._words = memoryview(self._map).cast("q")
+
+    @property
+    def memory(self) -> mmap.mmap:
+        """The page itself, for the compiled gate; who takes its buffer must let it go first."""
+        return self._map
 
     def __getitem__(self, word: Word) -> int:
         return self._words[word]

@@ -1,8 +1,9 @@
 """Refuses single requests that do not fit the rest of the budget, before they grow.
 
-Covers numpy allocations (``numpy_hook``) and a list of torch functions (``torch_hook``), at or
-above a threshold, in the thread that arms. Not growth by many small requests (the sidecar's work),
-not polars, pyarrow, strings, lists, big integers or GPU memory.
+Covers what the compiled gate covers where it was built (``gate``: Python's own allocators, numpy,
+torch's CPU allocator, in every thread); else numpy allocations (``numpy_hook``) and a list of torch
+functions (``torch_hook``), in the thread that arms. At or above a threshold. Not growth by many
+small requests (the sidecar's work), not polars, not pyarrow, not GPU memory.
 
 A refused request raises ``MemoryError`` in the cell; ``disarm()`` tells what was refused, so that
 the caller can know this MemoryError from the cell's own.
@@ -17,11 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from h2q_notebook.guardian.gate import Gate
 from h2q_notebook.guardian.numpy_hook import NumpyHook
 from h2q_notebook.guardian.on_import import ImportWatch
 from h2q_notebook.units import MIB
 
 if TYPE_CHECKING:
+    from h2q_notebook.guardian.page import SharedPage
     from h2q_notebook.guardian.torch_hook import TorchHook
 
 __all__ = ["Refusal", "Refuser"]
@@ -35,7 +38,7 @@ class Refusal:
     """One request that was refused."""
 
     what: str
-    """``numpy``, or the torch function, as in ``torch.ones``."""
+    """``numpy``, ``torch``, ``Python`` (strings, lists, integers ...), or the torch function."""
     asked_bytes: int
     left_bytes: int
     """What was left of the budget when it was asked for, in bytes; never negative."""
@@ -50,6 +53,8 @@ class Refuser:
         threshold_bytes: requests below it are granted without a look.
         torch_functions: whether torch calls are looked at. torch's own mode machinery costs about
             3 us per call from Python, small ones too: much for a tiny model, little for a real one.
+            Not used where the gate has torch's allocator.
+        gate: the compiled gate; None: there is none.
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class Refuser:
         *,
         threshold_bytes: int = 32 * MIB,
         torch_functions: bool = True,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = Gate(why_not="not asked for") if gate is None else gate
         self._torch_wanted = torch_functions
         self._read_used = read_used
         self._threshold_bytes = threshold_bytes
@@ -92,24 +99,43 @@ class Refuser:
                 self._watch.when_imported(name, hook)
             else:
                 hook()
+        self._gate.arm()
+
+    def watch(self, page: SharedPage) -> None:
+        """Follow the limit that stands in *page*, as the gate does."""
+        self._gate.watch(page)
+
+    def unwatch(self) -> None:
+        """Let the page go, before it is closed."""
+        self._gate.unwatch()
+
+    def pause(self) -> None:
+        """The cell has been left: the gate refuses nothing any more."""
+        self._gate.pause()
 
     def set_limit(self, limit_bytes: int) -> None:
         """Change the limit, in bytes, while armed; any thread may call it."""
         self._limit_bytes = limit_bytes
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """What has been refused since ``arm``."""
-        return tuple(self._refusals)
+        """What has been refused since ``arm``, the first hundred and the gate's last ones."""
+        told = (
+            Refusal(one.what, one.asked_bytes, max(0, one.limit_bytes - one.used_bytes))
+            for one in self._gate.refusals()
+        )
+        return (*self._refusals, *told)
 
     def disarm(self) -> tuple[Refusal, ...]:
-        """Stop refusing; what was refused since ``arm``, the first hundred."""
+        """Stop refusing; see ``refusals`` for what is told."""
+        self._gate.pause()
+        refusals = self.refusals() if self._armed else ()
         self._armed = False
         self._watch.forget()
         if self._numpy is not None:
             self._numpy.disarm()
         if self._torch is not None:
             self._torch.disarm()
-        refusals, self._refusals = tuple(self._refusals), []
+        self._refusals = []
         return refusals
 
     def tiers(self) -> tuple[tuple[str, bool, str], ...]:
@@ -118,7 +144,11 @@ class Refuser:
         torch_why = _NOT_IMPORTED if self._torch_wanted else "switched off"
         if self._torch is not None:
             torch_why = self._torch.reason
+        if self._gate.works:
+            told = ", ".join(("Python", *self._gate.opened))
+            return (("compiled gate", True, f"large requests of {told}, before they grow"),)
         return (
+            ("compiled gate", False, self._gate.reason),
             ("numpy malloc", not numpy_why, numpy_why),
             ("torch functions", not torch_why, torch_why),
         )
@@ -126,14 +156,19 @@ class Refuser:
     def close(self) -> None:
         """Put everything back as it was."""
         self.disarm()
+        self._gate.close()
 
     def _hook_numpy(self) -> None:
+        if self._gate.open("numpy"):
+            return
         if self._numpy is None:
             self._numpy = NumpyHook(self._refuses_numpy, self._threshold_bytes)
         if self._armed and threading.get_ident() == self._thread:
             self._numpy.arm()
 
     def _hook_torch(self) -> None:
+        if self._gate.open("torch"):
+            return
         from h2q_notebook.guardian.torch_hook import TorchHook
 
         if self._torch is None:

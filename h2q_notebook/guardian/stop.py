@@ -46,6 +46,7 @@ EXCEPTIONS: dict[Cause, type[CellStopped]] = {
     Cause.MEMORY: MemoryBudgetExceeded,
     Cause.TIMEOUT: CellTimeExceeded,
     Cause.REQUEST: CellStopRequested,
+    Cause.REFUSED: MemoryBudgetExceeded,
 }
 
 

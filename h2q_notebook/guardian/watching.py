@@ -101,6 +101,7 @@ class Watching:
             extra_bytes=self._extra,
             unwound=page[Word.UNWOUND] == self.token,
             stop_requested=page[Word.STOP_REQUESTED] == self.token,
+            refused=page[Word.REFUSED],
         )
         self._standing, act = judge(self.orders, self._standing, view)
         if act.strike:

@@ -19,6 +19,8 @@ class Cause(IntEnum):
     MEMORY = 1
     TIMEOUT = 2
     REQUEST = 3
+    REFUSED = 4
+    """It goes on asking for what it cannot have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ class Orders:
     clamp kills the kernel when a Rust library is allocating on the main thread)."""
     insist_at_strike: int = 5
     """From this strike on SIGINT is sent as well: the cell may have replaced SIGURG's handler."""
+    max_refusals: int = 1000
+    """A cell that was refused so often is in a loop (``while True: ... except MemoryError``): one
+    refusal takes some 30 us, and no sensible fall-back tries a thousand sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class View:
     unwound: bool
     """The kernel says that the cell has been left; it must not be struck again."""
     stop_requested: bool
+    refused: int = 0
+    """Requests that were refused since it was armed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,8 @@ def judge(orders: Orders, standing: Standing, view: View) -> tuple[Standing, Act
         cause = Cause.MEMORY
     elif late:
         cause = Cause.TIMEOUT
+    elif view.refused >= orders.max_refusals and orders.strike:
+        cause = Cause.REFUSED
     else:
         return standing, NO_ACT
     if view.unwound or view.now_s < standing.next_strike_s:

@@ -1,0 +1,20 @@
+"""The one thing pyproject.toml cannot say: an extension that is built only where it can work.
+
+It is optional: without a compiler h2q installs and works, and its status says what is missing.
+"""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+
+GATE = Extension(
+    "h2q_notebook.guardian._gate",
+    ["h2q_notebook/guardian/_gate.c"],
+    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra"],
+    extra_link_args=["-pthread"],
+    optional=True,
+)
+HERE = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+GLIBC = platform.libc_ver()[0] == "glibc"
+setup(ext_modules=[GATE] if HERE and GLIBC else [])

@@ -1,0 +1,94 @@
+"""The compiled gate in a real kernel: what would outgrow the budget in one call never grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from h2q_notebook.guardian.gate import compiled
+from tests.support.gate_cells import BUDGET_MIB, GREEDY, INNOCENT, SETUP
+from tests.support.kernel import Kernel
+
+pytestmark = [
+    pytest.mark.skipif(compiled() is None, reason="the gate is not built here"),
+    pytest.mark.timeout(300),
+]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    with Kernel(setup=SETUP) as one:
+        yield one
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_large_request_stays_within_the_budget_and_is_undone(kernel: Kernel, name: str) -> None:
+    kernel.run("import h2q; before = 'kept'")
+    reply = kernel.run(
+        f"%%h2q_budget {BUDGET_MIB}MiB\nbefore = 'changed'\n{GREEDY[name]}", timeout=90, sample=True
+    )
+    assert kernel.alive()
+    assert reply.peak_bytes <= (BUDGET_MIB + 16) * MIB
+    outcome = reply.outcome
+    assert outcome is not None
+    if name == "np.ones in a thread":
+        return  # the thread's own MemoryError; the cell goes on
+    assert outcome["status"] in ("refused", "overrun")
+    assert kernel.value("[before, 'x' in globals()]") == ["kept", False]
+    if outcome["status"] == "refused":
+        assert "it was refused before it grew" in reply.shown
+
+
+@pytest.mark.parametrize("name", INNOCENT)
+def test_an_innocent_cell_is_not_refused(kernel: Kernel, name: str) -> None:
+    reply = kernel.run(f"%%h2q_budget {BUDGET_MIB}MiB\n{INNOCENT[name]}", timeout=120)
+    assert reply.status == "ok", reply.shown
+    outcome = reply.outcome
+    assert outcome is not None
+    assert outcome["status"] == "ok"
+    kernel.run("x = y = d = None")
+
+
+def test_what_is_granted_and_not_touched_counts_at_once_and_lapses(kernel: Kernel) -> None:
+    """How torch.empty is judged: as memory that will be used, until two seconds have shown
+    otherwise; more than the whole budget is refused, touched or not."""
+    cell = "a = torch.empty(70_000_000)\nb = torch.empty(70_000_000)"
+    assert kernel.run(f"%%h2q_budget 400MiB\n{cell}").ename == "RuntimeError"
+    patient = (
+        "import time\na = torch.empty(70_000_000)\ntime.sleep(2.5)\nb = torch.empty(70_000_000)"
+    )
+    assert kernel.run(f"%%h2q_budget 400MiB\n{patient}").status == "ok"
+    assert kernel.run("%%h2q_budget 400MiB\nc = torch.empty(500_000_000)").ename == "RuntimeError"
+
+
+def test_a_loop_that_asks_for_ever_is_stopped(kernel: Kernel) -> None:
+    reply = kernel.run(
+        "%%h2q_budget 400MiB\nwhile True:\n    try:\n        x = b'x' * (1 << 30)\n"
+        "    except MemoryError:\n        pass",
+        timeout=60,
+    )
+    assert reply.ename == "MemoryBudgetExceeded"
+    assert "goes on asking for more than its budget" in reply.traceback
+    assert kernel.alive()
+
+
+def test_the_status_says_what_is_behind_the_gate_and_it_can_be_switched_off(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "large requests of Python, numpy, torch" in kernel.run("%h2q_status").shown
+    monkeypatch.setenv("H2Q_GATE", "off")
+    with Kernel() as other:
+        assert "switched off (setting gate)" in other.run("%h2q_status").shown
+
+
+def test_polars_is_never_refused_and_never_killed(fresh_kernel: Kernel) -> None:
+    kernel = fresh_kernel  # the address space of the other one is nearly used up
+    reply = kernel.run(
+        "%%h2q_budget 400MiB\nimport polars as pl\nd = pl.DataFrame({'k': range(8000)})\n"
+        "x = d.join(d, how='cross')",
+        timeout=90,
+    )
+    assert kernel.alive()
+    assert reply.ename in ("", "MemoryBudgetExceeded")

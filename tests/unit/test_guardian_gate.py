@@ -1,0 +1,254 @@
+"""The compiled gate in this process: what it refuses, what it lets pass, and that it goes again."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from h2q_notebook.guardian.gate import DOORS, Gate, compiled
+from h2q_notebook.guardian.page import SharedPage, Word
+from h2q_notebook.units import MIB
+
+_gate = compiled()
+pytestmark = pytest.mark.skipif(_gate is None, reason="the gate is not built here")
+
+
+class Armed:
+    """A gate with so much room; what is asked for behind it."""
+
+    def __init__(self) -> None:
+        self.page = SharedPage()
+        self.gate = Gate(_gate)
+        assert self.gate.works, self.gate.reason
+        self.gate.watch(self.page)
+
+    def room(self, mib: int) -> None:
+        self.page[Word.LIMIT] = _gate.used() + mib * MIB
+        self.page[Word.REFUSED] = 0
+        self.gate.arm()
+
+    def close(self) -> None:
+        self.gate.close()
+        self.page.close()
+
+
+@pytest.fixture
+def armed() -> Iterator[Armed]:
+    one = Armed()
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize(
+    "request_code",
+    [
+        "b'x' * (100 << 20)",
+        "'x'.join(['y' * 1000] * 100_000)",
+        "[None] * 13_000_000",
+        "1 << (8 * (100 << 20))",
+        "bytearray(b'x') * (100 << 20)",
+        "list(range(13_000_000))",
+        "repr([0.5] * 1_000_000) * 20",
+        "b''.join([b'x' * 1000] * 100_000)",
+        "set(range(4_000_000))",
+        "('x' * (60 << 20)).encode('utf-16')",
+        "b'%s' % (b'x' * (90 << 20))",
+    ],
+)
+def test_a_large_request_of_pythons_own_is_refused_before_it_grows(
+    armed: Armed, request_code: str
+) -> None:
+    armed.room(50)
+    with pytest.raises(MemoryError):
+        eval(request_code)
+    used = _gate.used()
+    armed.gate.pause()
+    assert used < armed.page[Word.LIMIT] + 16 * MIB
+    assert armed.page[Word.REFUSED] >= 1
+    assert armed.gate.refusals()[-1].what == "Python"
+    assert len(eval("b'x' * (100 << 20)")) == 100 * MIB, "paused, it is granted"
+
+
+def test_a_c_loop_over_small_objects_gets_its_memory_error_too(armed: Armed) -> None:
+    text = json.dumps([[i] for i in range(1_500_000)])
+    armed.room(40)
+    with pytest.raises(MemoryError):
+        json.loads(text)
+    highest = _gate.used()
+    armed.gate.pause()
+    assert highest < armed.page[Word.LIMIT] + 16 * MIB
+    assert len(json.loads(text)) == 1_500_000
+
+
+def test_what_is_lazy_passes(armed: Armed) -> None:
+    armed.room(20)
+    assert len(bytes(1 << 30)) == 1 << 30
+    assert armed.gate.refusals() == ()
+
+
+def test_private_maps_of_files_and_anonymous_ones_pass(armed: Armed, tmp_path: Any) -> None:
+    (tmp_path / "file").write_bytes(b"x" * (40 * MIB))
+    armed.room(20)
+    with (tmp_path / "file").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        assert mapped[-1] == ord("x")
+        mapped.close()
+    mmap.mmap(-1, 1 << 30).close()
+    assert armed.gate.refusals() == ()
+
+
+def test_what_was_granted_and_is_not_yet_touched_counts(armed: Armed) -> None:
+    np = pytest.importorskip("numpy")
+    assert armed.gate.open("numpy")
+    armed.room(100)
+    first = np.empty(70 * MIB, dtype=np.uint8)
+    with pytest.raises(MemoryError, match="Unable to allocate"):
+        np.empty(70 * MIB, dtype=np.uint8)
+    assert _gate.promised() > 60 * MIB
+    first[:] = 1
+    assert _gate.promised() < MIB
+    del first
+    assert np.ones(70 * MIB, dtype=np.uint8).sum() == 70 * MIB, "what was given back is free again"
+
+
+def test_numpy_is_refused_in_every_thread_and_its_zeros_and_resizes_are_not(armed: Armed) -> None:
+    np = pytest.importorskip("numpy")
+    assert armed.gate.open("numpy")
+    said: list[str] = []
+
+    def other_thread() -> None:
+        try:
+            np.ones(100 * MIB, dtype=np.uint8)
+        except MemoryError as error:
+            said.append(str(error))
+
+    armed.room(30)
+    thread = threading.Thread(target=other_thread)
+    thread.start()
+    thread.join()
+    assert "Unable to allocate 100. MiB" in said[0]
+    assert np.zeros(500 * MIB, dtype=np.uint8)[-1] == 0
+    grown = np.ones(10, dtype=np.uint8)
+    grown.resize(60 * MIB, refcheck=False)
+    (refusal,) = armed.gate.refusals()
+    assert (refusal.what, refusal.asked_bytes) == ("numpy", 100 * MIB)
+
+
+def test_torchs_own_allocator_is_refused(armed: Armed) -> None:
+    torch = pytest.importorskip("torch")
+    assert armed.gate.open("torch")
+    armed.room(40)
+    with pytest.raises(RuntimeError, match="allocate memory: you tried to allocate 419430400"):
+        torch.ones(100 * MIB)
+    armed.gate.pause()
+    assert armed.gate.refusals()[-1].what == "torch"
+    assert torch.ones(20 * MIB).sum() == 20 * MIB
+
+
+def test_raising_the_limit_in_the_page_is_enough_and_childrens_use_counts(armed: Armed) -> None:
+    armed.room(20)
+    with pytest.raises(MemoryError):
+        b"x" * (50 * MIB)
+    armed.page[Word.LIMIT] += 60 * MIB
+    assert len(b"x" * (50 * MIB)) == 50 * MIB
+    armed.page[Word.EXTRA] = 60 * MIB
+    with pytest.raises(MemoryError):
+        b"x" * (50 * MIB)
+
+
+def test_a_forked_child_is_free(armed: Armed) -> None:
+    armed.room(20)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            b"x" * (80 * MIB)
+            os._exit(0)
+        except MemoryError:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    with pytest.raises(MemoryError):
+        b"x" * (80 * MIB)
+
+
+def test_many_threads_refusals_and_forks_beside_each_other_come_to_an_end(armed: Armed) -> None:
+    np = pytest.importorskip("numpy")
+    armed.gate.open("numpy")
+    armed.room(30)
+    counted = [0] * 4
+
+    def ask(at: int) -> None:
+        for _ in range(300):
+            try:
+                np.ones(40 * MIB, dtype=np.uint8)
+            except MemoryError:
+                counted[at] += 1
+
+    threads = [threading.Thread(target=ask, args=(at,)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        armed.room(30)
+    for thread in threads:
+        thread.join()
+    assert sum(counted) == 1200
+
+
+def test_closing_puts_everything_back_and_it_can_begin_again() -> None:
+    one = Armed()
+    one.room(10)
+    one.close()
+    assert len(b"x" * (50 * MIB)) == 50 * MIB
+    assert one.gate.refusals() == ()
+    again = SharedPage()
+    one.gate.watch(again)
+    again[Word.LIMIT] = _gate.used() + 10 * MIB
+    one.gate.arm()
+    with pytest.raises(MemoryError):
+        b"x" * (50 * MIB)
+    one.gate.close()
+    again.close()
+
+
+def test_a_trial_that_fails_leaves_it_off_and_says_why() -> None:
+    class Deaf:
+        """It grants everything."""
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *given: 0
+
+    gate = Gate(Deaf())
+    assert not gate.works
+    assert "its trial failed (granted True, refused False" in gate.reason
+    gate.arm()
+    assert not gate.open("numpy")
+    gate.close()
+
+
+def test_without_a_compiler_it_says_so() -> None:
+    gate = Gate(None)
+    assert gate.reason.startswith("not built")
+    assert gate.refusals() == ()
+    assert set(DOORS) == {"numpy", "torch"}
+
+
+def test_wrong_use_of_the_extension_is_an_exception() -> None:
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        with pytest.raises(IndexError):
+            _gate.watch(page, 2, 4, 512)
+        with pytest.raises(TypeError):
+            _gate.watch("no page", 2, 4, 9)
+        with pytest.raises(RuntimeError, match="page first"):
+            _gate.arm()
+        with pytest.raises(ValueError, match="no door for free"):
+            _gate.open_door("libc10.so", "free")
+        assert _gate.open_door("no such library", "malloc") == 0
