@@ -226,7 +226,7 @@ class GuardedCell:
         if cause is Cause.REQUEST:
             return "the cell was stopped on request"
         if cause is Cause.REFUSED:
-            return f"the cell goes on asking for more than its {self.budget.source}; it was stopped"
+            return f"it goes on asking for more than fits ({self.budget.source}) and was stopped"
         return f"the cell was stopped at its {self.budget.source}"
 
     def _was_refused(self, error: BaseException) -> bool:

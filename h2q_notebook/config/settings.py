@@ -109,7 +109,7 @@ class MemorySafeConfig:
         "cpu", "where models are loaded", "choice", choices=("auto", "cpu", "cuda", "mps")
     )
     gate: str = _setting(
-        "auto", "the compiled gate, from the next load on", "choice", choices=("auto", "off")
+        "off", "the compiled gate, from the next %load_ext on", "choice", choices=("on", "off")
     )
     # When it acts
     warn_at: float = _number(0.80, 0.1, 1, "share of the ceiling at which it warns")

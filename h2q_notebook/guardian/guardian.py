@@ -70,7 +70,7 @@ class MemoryGuardian:
         self._watcher: Watcher | None = None
         self._stop: StopController | None = None
         self._reader = ProcessReader() if PROC_AVAILABLE else None
-        off = "switched off (setting gate)" if config.gate == "off" else ""
+        off = "opt-in: setting gate" if config.gate == "off" else ""
         gate = Gate(None if off else compiled(), off)
         self._refuser = Refuser(self.used_bytes, gate=gate)
         self._strict = StrictLimit()

@@ -58,6 +58,10 @@ INNOCENT: dict[str, str] = {
     "np.zeros 2 GB, untouched": "x = np.zeros(250_000_000)",
     "np.zeros 2 GB, 100 MB touched": "x = np.zeros(250_000_000); x[:12_000_000] = 1",
     "bytes(1 << 30)": "x = bytes(1 << 30)",
+    "torch.empty 2 GB, 100 MB touched": "x = torch.empty(500_000_000); x[:25_000_000] = 1",
+    "torch.empty_like, new_empty": (
+        "a = torch.empty(150_000_000); x = torch.empty_like(a); x = a.new_empty(150_000_000)"
+    ),
     "np.memmap of 1 GiB": "x = np.memmap(big, dtype=np.uint8, mode='r'); y = x[::4096].sum()",
     "mmap, private": (
         "import mmap\nwith open(big, 'rb') as file:\n"
