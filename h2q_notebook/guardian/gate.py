@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.machinery import ExtensionFileLoader
 from typing import Any
 
 from h2q_notebook.guardian.page import SharedPage, Word
@@ -65,12 +66,21 @@ class Gate:
         self.opened: tuple[str, ...] = ()
         self._watching = False
         if module is not None:
-            self.reason = _why_no_gate() or self._try_out()
+            self.reason = _why_no_gate() or self._begin()
 
     @property
     def works(self) -> bool:
         """Whether it may be armed."""
         return not self.reason
+
+    def _begin(self) -> str:
+        """Try it out; where it does not work, nothing of it stays. Why it does not, or empty."""
+        why = self._try_out()
+        if why and self._gate is not None:
+            self._gate.close_doors()
+        elif not why:
+            let_extensions_pass(self._gate)
+        return why
 
     def _try_out(self) -> str:
         """One request granted, one refused, one lazy one passed; else why not."""
@@ -96,7 +106,7 @@ class Gate:
     def watch(self, page: SharedPage) -> None:
         """Take limit and use of children from *page*, which the sidecar writes too."""
         if self.reason == _CLOSED:
-            self.reason = self._try_out()
+            self.reason = self._begin()
         if self.works and self._gate is not None:
             self._gate.watch(page.memory, Word.LIMIT, Word.EXTRA, Word.REFUSED)
             self._watching = True
@@ -122,6 +132,7 @@ class Gate:
         """Put everything back."""
         self.unwatch()
         if self._gate is not None and self.works:
+            stop_letting_pass()
             self._gate.close_doors()
             self.opened = ()
             self.reason = _CLOSED
@@ -146,6 +157,39 @@ class Gate:
             GateRefusal(_name(door, file), asked, used, limit)
             for door, file, asked, used, limit in self._gate.events()
         )
+
+
+_METHODS = ("create_module", "exec_module")
+_originals: dict[str, Any] = {}
+
+
+def let_extensions_pass(gate: Any) -> None:
+    """While a C extension is initialised, the thread that does it is refused nothing."""
+    if _originals:
+        return
+    for name in _METHODS:
+        original = _originals[name] = getattr(ExtensionFileLoader, name)
+        setattr(ExtensionFileLoader, name, letting_pass(gate, original))
+
+
+def letting_pass(gate: Any, method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The same method of the loader, refused nothing while it runs."""
+
+    def passing(self: Any, given: Any) -> Any:
+        gate.let_pass(1)
+        try:
+            return method(self, given)
+        finally:
+            gate.let_pass(-1)
+
+    return passing
+
+
+def stop_letting_pass() -> None:
+    """Give the loader its own methods back."""
+    for name, original in _originals.items():
+        setattr(ExtensionFileLoader, name, original)
+    _originals.clear()
 
 
 def _why_no_gate() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import json
 import mmap
 import os
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from h2q_notebook.guardian import gate as gate_module
 from h2q_notebook.guardian.gate import DOORS, Gate, compiled
 from h2q_notebook.guardian.page import SharedPage, Word
 from h2q_notebook.units import MIB
@@ -162,6 +165,39 @@ def test_raising_the_limit_in_the_page_is_enough_and_childrens_use_counts(armed:
         b"x" * (50 * MIB)
 
 
+def test_a_c_extension_that_is_being_initialised_is_refused_nothing(armed: Armed) -> None:
+    """numpy's own initialisation ended in a SIGSEGV when one arena was refused to it."""
+    loader = importlib.machinery.ExtensionFileLoader
+    path = importlib.util.find_spec("_testbuffer") or importlib.util.find_spec("_zoneinfo")
+    assert path is not None
+    spec = importlib.util.spec_from_file_location(path.name, path.origin)
+    assert spec is not None
+    seen: list[bool] = []
+    armed.room(10)
+    original = gate_module._originals["exec_module"]
+    module = importlib.util.module_from_spec(spec)
+
+    def initialise(self: Any, given: Any) -> None:
+        seen.append(len(b"x" * (50 * MIB)) == 50 * MIB)
+        original(self, given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "exec_module", gate_module.letting_pass(_gate, initialise))
+        assert spec.loader is not None
+        spec.loader.exec_module(module)
+    assert seen == [True]
+    with pytest.raises(MemoryError):
+        b"x" * (50 * MIB)
+
+
+def test_the_loader_of_extensions_is_as_it_was_once_the_gate_is_closed() -> None:
+    before = importlib.machinery.ExtensionFileLoader.exec_module
+    one = Armed()
+    assert importlib.machinery.ExtensionFileLoader.exec_module is not before
+    one.close()
+    assert importlib.machinery.ExtensionFileLoader.exec_module is before
+
+
 def test_a_forked_child_is_free(armed: Armed) -> None:
     armed.room(20)
     pid = os.fork()
@@ -232,6 +268,7 @@ def test_a_trial_that_fails_leaves_it_off_and_says_why() -> None:
     gate.arm()
     assert not gate.open("numpy")
     gate.close()
+    assert gate_module._originals == {}
 
 
 def test_without_a_compiler_it_says_so() -> None:
