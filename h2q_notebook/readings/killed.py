@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from h2q_notebook.readings.limits import memory_groups
+from h2q_notebook.readings.limits import memory_groups, read_number
 
 __all__ = ["AddressSpace", "KillRecord", "MemoryGroup", "address_space", "group_of", "read_kills"]
 
@@ -65,7 +65,7 @@ def group_of(pid: int, root: Path = Path("/")) -> MemoryGroup | None:
     limits = [
         (limit, folder)
         for folder, limit_name, _ in groups
-        if (limit := _number(folder / limit_name)) is not None and limit < _UNLIMITED_BYTES
+        if (limit := read_number(folder / limit_name)) is not None and limit < _UNLIMITED_BYTES
     ]
     return MemoryGroup(groups[0][0], min(limits)[1] if limits else None)
 
@@ -82,7 +82,7 @@ def read_kills(group: MemoryGroup, root: Path = Path("/")) -> KillRecord:
         used = None if total is None or free is None else total - free
         return KillRecord(kills, total, used, None, "machine")
     limit, used, peak = (
-        next((n for name in names if (n := _number(group.limited / name)) is not None), None)
+        next((n for name in names if (n := read_number(group.limited / name)) is not None), None)
         for names in (
             ("memory.max", "memory.limit_in_bytes"),
             ("memory.current", "memory.usage_in_bytes"),
@@ -120,10 +120,3 @@ def _field(path: Path, key: str, unit: int = 1) -> int | None:
     except (OSError, ValueError):
         pass
     return None
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["Headroom", "capped", "memory_groups", "read_headroom"]
+__all__ = ["Headroom", "capped", "memory_groups", "read_headroom", "read_number"]
 
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes "no limit" as about 2**63 rounded to pages
 
@@ -68,11 +68,12 @@ def _machine(root: Path) -> Headroom:
         return Headroom(int(memory.available), int(memory.total), "machine")
 
 
-def _number(path: Path) -> int | None:
+def read_number(path: Path) -> int | None:
+    """The number a file holds; None where it is absent, or says ``max``."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
-        return None  # absent, or "max"
+        return None
 
 
 def _inactive_file_bytes(folder: Path) -> int:
@@ -92,10 +93,10 @@ def _cgroups(root: Path) -> list[Headroom]:
         return []
     rooms: list[Headroom] = []
     for folder, limit_name, used_name in memory_groups(str(root), text):
-        limit = _number(folder / limit_name)
+        limit = read_number(folder / limit_name)
         if limit is None or limit >= _UNLIMITED_BYTES:
             continue
-        used = _number(folder / used_name)
+        used = read_number(folder / used_name)
         if used is not None:
             free = limit - used + _inactive_file_bytes(folder)
             rooms.append(Headroom(max(0, free), limit, "cgroup limit"))
