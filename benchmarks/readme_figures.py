@@ -159,6 +159,30 @@ def _budgets(data: dict[str, Any]) -> Rows:
         yield "… written to swap meanwhile", f"{data['swapped_out_bytes'] / 2**20:.0f} MiB{none}"
 
 
+def _gate_faults(data: dict[str, Any]) -> Rows:
+    yield (
+        "compiled gate, memory refused on purpose: operations / runs / crashes",
+        f"{data['operations']} / {data['runs']} / {data['crashes_or_hangs']}",
+    )
+
+
+def _gate_overshoot(data: dict[str, Any]) -> Rows:
+    off = data["without"]
+    peaks = {how: [data[how][name]["peak_mib"] for name in off] for how in ("with", "without")}
+    worst = {how: max(found) - data["budget_mib"] for how, found in peaks.items()}
+    yield (
+        f"{len(off)} cells with one large request, budget {data['budget_mib']} MiB: highest peak "
+        "beside it, gate on / off",
+        f"{worst['with']:+} / {worst['without']:+} MiB",
+    )
+    innocent = [row for name, row in data["with"].items() if name not in off]
+    yield (
+        "… heavy innocent cells with the gate on: passed / stopped or refused",
+        f"{sum(row['status'] == 'ok' for row in innocent)} / "
+        f"{sum(row['status'] != 'ok' for row in innocent)}",
+    )
+
+
 def _train_tiny_deepseek(data: dict[str, Any]) -> Rows:
     yield (
         "h2q://tiny-deepseek: unseen sums that are right",
@@ -214,6 +238,8 @@ _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "refuse_cost": _refuse_cost,
     "loading": _loading,
     "estimates": _estimates,
+    "gate_overshoot": _gate_overshoot,
+    "gate_faults": _gate_faults,
     "budgets": _budgets,
     "train_tiny_deepseek": _train_tiny_deepseek,
     "tiny_load": _tiny_load,
