@@ -46,7 +46,7 @@ from h2q_notebook.views import summary
 __all__ = ["Session", "current"]
 
 _GREW_BETWEEN_BYTES = 64 * MIB
-_UNGUARDED = ("%h2q_", "%load_ext", "%reload_ext", "%unload_ext")
+_UNGUARDED = ("%h2q_", "%%h2q_", "%load_ext", "%reload_ext", "%unload_ext")
 _CEILING_ONLY = BudgetOptions(quiet=True)
 _session: Session | None = None
 

@@ -36,8 +36,18 @@ def probed(kernel: Kernel, cell: str, line: str = "400MiB", timeout: float = 90)
     assert reply.status == "ok", reply.shown
     outcome = reply.outcome
     assert outcome is not None
-    assert outcome["kind"] == "probe"
+    assert [one.get("kind") for one in reply.h2q] == ["probe"], "the cell itself is not guarded"
     return {**outcome, "shown": reply.shown}
+
+
+def test_a_probe_is_not_guarded_as_a_cell_though_every_cell_is(notebook: Kernel) -> None:
+    notebook.run("%h2q_budget 100MiB")
+    try:
+        found = probed(notebook, "x = np.ones(30_000_000); del x", "1GiB")
+    finally:
+        notebook.run("%h2q_budget off")
+    assert found["status"] == "ok"
+    assert found["peak_bytes"] > 200 * MIB
 
 
 def test_the_peak_is_that_of_the_real_cell(notebook: Kernel) -> None:
