@@ -16,6 +16,7 @@ import struct
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from h2q_notebook.guardian.peak import PeakMark, peak_above
@@ -44,7 +45,9 @@ def main() -> None:
         mark = PeakMark()
         result = shell.run_cell(head["code"], store_history=False)
         end = read_process()
-        peak, exact = peak_above(base, _with_peak(end, mark.close(end.peak_rss_bytes)), 0)
+        peak, exact = peak_above(
+            base, replace(end, peak_rss_bytes=mark.close(end.peak_rss_bytes)), 0
+        )
         error = result.error_before_exec or result.error_in_exec
         told.write(
             json.dumps(
@@ -105,12 +108,6 @@ def _bound(data_bytes: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         soft = data_bytes if hard == resource.RLIM_INFINITY else min(data_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _with_peak(memory: Any, peak_rss_bytes: int) -> Any:
-    from dataclasses import replace
-
-    return replace(memory, peak_rss_bytes=peak_rss_bytes)
 
 
 def _end_with(source: BinaryIO) -> None:

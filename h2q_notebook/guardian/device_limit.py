@@ -93,23 +93,15 @@ class DeviceLimit:
         self._size = None
         self._imports.forget()
         devices, self._devices = self._devices, []
-        told = []
+        told = _uses(devices)
         for one in devices:
             with suppress(Exception):  # a device in error still has the others to be put back
-                used, peak = one.used() - one.base_bytes, one.peak() - one.base_bytes
-                told.append(DeviceUse(one.name, one.budget_bytes, max(peak, used, 0), used))
-            with suppress(Exception):
                 one.restore()
-        return tuple(told)
+        return told
 
     def live(self) -> tuple[DeviceUse, ...]:
         """What the running cell uses now; any thread."""
-        told = []
-        for one in list(self._devices):
-            with suppress(Exception):
-                used, peak = one.used() - one.base_bytes, one.peak() - one.base_bytes
-                told.append(DeviceUse(one.name, one.budget_bytes, max(peak, used, 0), used))
-        return tuple(told)
+        return _uses(list(self._devices))
 
     def _begin(self, torch: Any) -> None:
         mps = mps_of(torch)
@@ -171,6 +163,16 @@ class DeviceLimit:
             mps.set_per_process_memory_fraction(_MPS_DEFAULT)
 
         return _Device("mps", budget, base, used, used, restore)  # it keeps no peak of its own
+
+
+def _uses(devices: list[_Device]) -> tuple[DeviceUse, ...]:
+    """What each of them holds now; one in error is left out."""
+    told = []
+    for one in devices:
+        with suppress(Exception):
+            used, peak = one.used() - one.base_bytes, one.peak() - one.base_bytes
+            told.append(DeviceUse(one.name, one.budget_bytes, max(peak, used, 0), used))
+    return tuple(told)
 
 
 def _fraction_of(cuda: Any, index: int) -> float:

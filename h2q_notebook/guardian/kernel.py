@@ -250,7 +250,7 @@ class KernelGuard:
         offer = self._effects.offer() if used - freed >= thresholds.clean * limit else ""
         fresh, self._offered = offer != self._offered, offer
         if not warned:
-            self._effects.say("; ".join(filter(None, (self._warning(used, limit, source), text))))
+            self._effects.say(f"{self._warning(used, limit, source)}; {text}")
         if offer and fresh:
             self._effects.say(f"h2q: {offer}")
         self._events.add("clean", text, used, limit)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from h2q_notebook.errors import BadArgument
-from h2q_notebook.units import MIB, shorten
+from h2q_notebook.guardian.reclaim import release_memory, trim_heap
+from h2q_notebook.units import MIB, format_bytes, shorten
 
-__all__ = ["RECLAIMERS", "Reclaimed", "Reclaimers", "register_reclaimer"]
+__all__ = ["RECLAIMERS", "Reclaimed", "Reclaimers", "clean", "register_reclaimer"]
 
 _NOTHING_BYTES = MIB
 _IDLE_CALLS = 2
@@ -28,6 +29,12 @@ class Reclaimed:
     freed_bytes: int
     error: str = ""
     """What it raised, in words; it is not called again."""
+
+    def words(self) -> str:
+        """For the user."""
+        if self.error:
+            return f"{self.name} failed and is not called again ({self.error})"
+        return f"{self.name} gave back {format_bytes(self.freed_bytes)}"
 
 
 @dataclass(slots=True)
@@ -99,6 +106,19 @@ class Reclaimers:
 
 RECLAIMERS = Reclaimers()
 """One list for the process: it may be filled before the extension is loaded."""
+
+
+def clean(read_used: Callable[[], int]) -> str:
+    """Collect, empty pools and caches, call the reclaimers; what these did, in words.
+
+    Args:
+        read_used: the kernel's use, in bytes.
+    """
+    release_memory()
+    done = RECLAIMERS.run(read_used)
+    if done:
+        trim_heap()
+    return "; ".join(one.words() for one in done)
 
 
 def register_reclaimer(function: Any, *, name: str = "") -> Callable[[], None]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from h2q_notebook.guardian.born import end_born
 from h2q_notebook.guardian.guardian import SPARED_THREADS
-from h2q_notebook.guardian.reclaim import release_memory, trim_heap
-from h2q_notebook.guardian.reclaimers import RECLAIMERS, Reclaimed
+from h2q_notebook.guardian.reclaim import release_memory
+from h2q_notebook.guardian.reclaimers import RECLAIMERS, clean
 from h2q_notebook.load.registry import LoadedModel
 from h2q_notebook.units import format_bytes, format_seconds
 
@@ -47,11 +47,7 @@ class NotebookEffects:
 
     def clean(self) -> str:
         """Collect cycles, empty pools and caches, call reclaimers, give free pages back."""
-        release_memory()
-        done = RECLAIMERS.run(self._read_used)
-        if done:
-            trim_heap()
-        return "; ".join(_words(one) for one in done)
+        return clean(self._read_used)
 
     def offer(self) -> str:
         """The models that have been idle longest, and how to give them up."""
@@ -85,9 +81,3 @@ class NotebookEffects:
         one = "a background thread of yours was" if ended == 1 else f"{ended} of your threads were"
         still = f"; {left} blocked and still running" if left else ""
         return f"{one} ended{still}"
-
-
-def _words(one: Reclaimed) -> str:
-    if one.error:
-        return f"{one.name} failed and is not called again ({one.error})"
-    return f"{one.name} gave back {format_bytes(one.freed_bytes)}"

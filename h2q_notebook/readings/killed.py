@@ -13,11 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from h2q_notebook.readings.limits import memory_groups, read_number
+from h2q_notebook.readings.limits import UNLIMITED_BYTES, memory_groups, read_number
 
 __all__ = ["AddressSpace", "KillRecord", "MemoryGroup", "address_space", "group_of", "read_kills"]
-
-_UNLIMITED_BYTES = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def group_of(pid: int, root: Path = Path("/")) -> MemoryGroup | None:
     limits = [
         (limit, folder)
         for folder, limit_name, _ in groups
-        if (limit := read_number(folder / limit_name)) is not None and limit < _UNLIMITED_BYTES
+        if (limit := read_number(folder / limit_name)) is not None and limit < UNLIMITED_BYTES
     ]
     return MemoryGroup(groups[0][0], min(limits)[1] if limits else None)
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["Headroom", "capped", "memory_groups", "read_headroom", "read_number"]
+__all__ = ["UNLIMITED_BYTES", "Headroom", "capped", "memory_groups", "read_headroom", "read_number"]
 
-_UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes "no limit" as about 2**63 rounded to pages
+UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes "no limit" as about 2**63 rounded to pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _cgroups(root: Path) -> list[Headroom]:
     rooms: list[Headroom] = []
     for folder, limit_name, used_name in memory_groups(str(root), text):
         limit = read_number(folder / limit_name)
-        if limit is None or limit >= _UNLIMITED_BYTES:
+        if limit is None or limit >= UNLIMITED_BYTES:
             continue
         used = read_number(folder / used_name)
         if used is not None:

@@ -16,7 +16,7 @@ from h2q_notebook.guardian.events import EventLog
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.kernel import KernelGuard
 from h2q_notebook.guardian.reclaim import release_memory
-from h2q_notebook.guardian.reclaimers import RECLAIMERS
+from h2q_notebook.guardian.reclaimers import RECLAIMERS, clean
 from h2q_notebook.readings.limits import read_headroom
 from h2q_notebook.readings.process import read_process
 from h2q_notebook.startup.layered import LayerReport, StartupReport, Step, run_steps, undo_steps
@@ -73,11 +73,7 @@ class _Printing:
         print(text, file=sys.stderr)
 
     def clean(self) -> str:
-        release_memory()
-        return "; ".join(
-            f"{one.name} gave back {format_bytes(one.freed_bytes)}"
-            for one in RECLAIMERS.run(lambda: read_process().used_bytes)
-        )
+        return clean(lambda: read_process().used_bytes)
 
     def offer(self) -> str:
         return ""
