@@ -3,14 +3,17 @@
 It is optional: without a compiler h2q installs and works, and its status says what is missing.
 """
 
+import glob
 import platform
 import sys
 
 from setuptools import Extension, setup
 
+NATIVE = "h2q_notebook/guardian/native"
 GATE = Extension(
     "h2q_notebook.guardian._gate",
-    ["h2q_notebook/guardian/_gate.c"],
+    sorted(glob.glob(f"{NATIVE}/*.c")),
+    depends=[f"{NATIVE}/gate.h"],
     extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra"],
     extra_link_args=["-pthread"],
     optional=True,

@@ -1,7 +1,7 @@
 """The compiled gate, where it was built: one large request that does not fit never grows.
 
 Covers finding it, trying it out, opening its doors, and what it refused. The doors themselves are
-``_gate.c``; which of them are opened by default is decided by what ``benchmarks/gate_faults.py``
+``native/``; which of them are opened by default is decided by what ``benchmarks/gate_faults.py``
 found: after a refusal, each operation behind an open door ended in a Python exception or went on.
 """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-SOURCE = "h2q_notebook/guardian/_gate.c"
+SOURCES = sorted((REPO / "h2q_notebook/guardian/native").glob("*.c"))
 COMPILER = shutil.which("gcc")
 HEADERS = Path(sysconfig.get_path("include"))
 CHECKS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
@@ -44,7 +44,7 @@ def test_the_gates_tests_pass_under_the_sanitizers(tmp_path: Path) -> None:
     shutil.copy(REPO / "tests/unit/test_guardian_gate.py", tmp_path / "tests/unit")
     built = tmp_path / f"h2q_notebook/guardian/_gate{sysconfig.get_config_var('EXT_SUFFIX')}"
     flags = ["-g", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    command = [COMPILER, *flags, *CHECKS, "-pthread", f"-I{HEADERS}", str(REPO / SOURCE)]
+    command = [COMPILER, *flags, *CHECKS, "-pthread", f"-I{HEADERS}", *map(str, SOURCES)]
     subprocess.run([*command, "-o", str(built)], check=True)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit"],
