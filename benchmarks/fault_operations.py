@@ -14,17 +14,20 @@ __all__ = ["GROUPS", "operations"]
 
 Make = Callable[[], Callable[[], Any]]
 GROUPS = (
-    "stdlib", "numpy", "pandas", "torch", "transformers", "tokenizers", "polars", "pyarrow",
-    "sklearn", "matplotlib", "pillow",
+    "stdlib", "numpy", "pandas", "torch", "torch threads", "transformers", "tokenizers", "polars",
+    "pyarrow", "sklearn", "matplotlib", "pillow", "wide torch", "wide pyarrow",
 )  # fmt: skip
+"""A group named ``wide`` runs with the doors of the wide gate open too."""
 
 
 def operations(group: str) -> dict[str, Make]:
     """Every operation of a group; imports what it needs."""
     return {
         "stdlib": _stdlib, "numpy": _numpy, "pandas": _pandas, "torch": _torch,
-        "transformers": _transformers, "tokenizers": _tokenizers, "polars": _polars,
-        "pyarrow": _pyarrow, "sklearn": _sklearn, "matplotlib": _matplotlib, "pillow": _pillow,
+        "torch threads": lambda: _torch(threads=2), "transformers": _transformers,
+        "tokenizers": _tokenizers, "polars": _polars, "pyarrow": _pyarrow, "sklearn": _sklearn,
+        "matplotlib": _matplotlib, "pillow": _pillow, "wide torch": _wide_torch,
+        "wide pyarrow": _wide_pyarrow,
     }[group]()  # fmt: skip
 
 
@@ -229,10 +232,10 @@ def _pandas() -> dict[str, Make]:
     }  # fmt: skip
 
 
-def _torch() -> dict[str, Make]:
+def _torch(threads: int = 1) -> dict[str, Make]:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
 
     def over(build: Callable[[Any], Callable[[], Any]]) -> Make:
         return lambda: build(torch.rand(4_000_000, generator=torch.Generator().manual_seed(1)))
@@ -283,6 +286,32 @@ def _torch() -> dict[str, Make]:
         "to numpy, from numpy": over(lambda x: lambda: torch.from_numpy(x.double().numpy() * 2)),
         "save, load": over(lambda x: lambda: saved(x)),
         "dtype changes": over(lambda x: lambda: (x.half(), x.bfloat16(), x.to(torch.complex64))),
+    }  # fmt: skip
+
+
+def _wide_torch() -> dict[str, Make]:
+    import torch
+
+    def over(build: Callable[[Any], Callable[[], Any]]) -> Make:
+        return lambda: build(torch.rand(1_000_000, generator=torch.Generator().manual_seed(1)))
+
+    def recurrent(x: Any) -> Callable[[], Any]:
+        model = torch.nn.LSTM(100, 200, 2)
+        return lambda: model(x.view(100, 100, 100))[0].sum().backward()
+
+    def compiled(_: Any) -> Callable[[], Any]:
+        function = torch.jit.trace(lambda a: (a @ a).relu().sum(), torch.ones(500, 500))
+        return lambda: [function(torch.rand(500, 500)) for _ in range(20)]
+
+    return {
+        **_torch(),
+        "lstm": over(recurrent),
+        "jit": over(compiled),
+        "quantised": over(lambda x: lambda: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize()),
+        "unique_consecutive, bincount": over(lambda x: lambda: (x.sort()[0].unique_consecutive(), (x * 1000).long().bincount())),
+        "nonzero, masked_select": over(lambda x: lambda: ((x > 0.5).nonzero(), x.masked_select(x > 0.5))),
+        "conv3d, pooling": over(lambda x: lambda: torch.nn.functional.max_pool3d(torch.nn.functional.conv3d(x[:884_736].view(1, 1, 96, 96, 96), torch.ones(8, 1, 3, 3, 3)), 2)),
+        "einsum, tensordot": over(lambda x: lambda: torch.einsum("ij,jk,kl->il", *[x.view(1000, 1000)] * 3)),
     }  # fmt: skip
 
 
@@ -389,6 +418,87 @@ def _pyarrow() -> dict[str, Make]:
         "parquet": over(lambda t: lambda: parquet(t)),
         "to_pandas": over(lambda t: lambda: t.to_pandas()),
     }
+
+
+def _wide_pyarrow() -> dict[str, Make]:
+    import tempfile
+    from pathlib import Path
+
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv as pcsv
+    import pyarrow.dataset as ds
+    import pyarrow.json as pjson
+    from pyarrow import feather
+
+    pa.set_memory_pool(pa.system_memory_pool())
+    plain = _pyarrow()
+
+    def over(build: Callable[[Any], Callable[[], Any]]) -> Make:
+        return lambda: build(pa.table({"k": range(600_000), "v": [1.5] * 600_000}))
+
+    def on_disk(table: Any) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            ds.write_dataset(table, folder, format="parquet")
+            return ds.dataset(folder).to_table(filter=ds.field("k") > 100)
+
+    def kept(table: Any) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "f")
+            feather.write_feather(table, path, compression="lz4")
+            return feather.read_table(path, memory_map=False)
+
+    def text(table: Any) -> Any:
+        file = io.BytesIO()
+        pcsv.write_csv(table, file)
+        return pcsv.read_csv(io.BytesIO(file.getvalue()))
+
+    def stream(table: Any) -> Any:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return pa.ipc.open_stream(sink.getvalue()).read_all()
+
+    def in_a_row(*names: str) -> Make:
+        """Each after the ones before it, refused or not: what a notebook does."""
+
+        def make() -> Callable[[], Any]:
+            made = [plain[name]() for name in names]
+
+            def run() -> str:
+                ends = []
+                for one in made * 2:
+                    try:
+                        one()
+                        ends.append("ok")
+                    except (MemoryError, OSError) as error:
+                        ends.append(type(error).__name__)
+                if "ok" not in ends:
+                    raise MemoryError(ends)
+                return ",".join(ends)
+
+            return run
+
+        return make
+
+    return {
+        **plain,
+        "add, multiply": over(lambda t: lambda: pc.multiply(pc.add(t["k"], 5), t["v"])),
+        "filter, drop_null": over(lambda t: lambda: t.filter(pc.field("k") > 1000).drop_null()),
+        "value_counts, unique": over(lambda t: lambda: (t["k"].value_counts(), t["v"].unique())),
+        "dictionary_encode": over(lambda t: lambda: t["k"].dictionary_encode()),
+        "strings": over(lambda t: lambda: pc.utf8_upper(pc.binary_join_element_wise(pc.cast(t["k"], pa.string()), "x", "-"))),
+        "lists": over(lambda t: lambda: pc.list_flatten(pa.array([[n, n] for n in range(200_000)]))),
+        "dataset": over(lambda t: lambda: on_disk(t)),
+        "feather": over(lambda t: lambda: kept(t)),
+        "csv": over(lambda t: lambda: text(t)),
+        "json": lambda: lambda: pjson.read_json(io.BytesIO(b'{"a": 1, "b": "text"}\n' * 300_000)),
+        "ipc stream": over(lambda t: lambda: stream(t)),
+        "from numpy, pandas": over(lambda t: lambda: pa.Table.from_pandas(t.to_pandas())),
+        "in a row: all": in_a_row(*plain),
+        "in a row: concat, parquet": in_a_row("concat, combine", "parquet"),
+        "in a row: sort, join, parquet": in_a_row("sort", "join", "parquet", "to_pandas"),
+    }  # fmt: skip
 
 
 def _sklearn() -> dict[str, Make]:

@@ -130,6 +130,7 @@ class GuardedCell:
             strike=self.options.on_overrun != "warn",
             strict=self.options.strict or self.config.enable_strict_mode,
             refuse=self.options.refuse,
+            gate=self.options.gate,
             timeout_s=self.options.timeout_s,
             gpu=self.options.gpu,
         )
@@ -269,7 +270,7 @@ class GuardedCell:
         if result is not None:
             error = result.error_in_exec or result.error_before_exec
         end_bytes = self.guardian.used_bytes() - watch.baseline.used_bytes
-        facts = facts_of(watch, self.options, error, end_bytes)
+        facts = facts_of(watch, self.options, self.budget.source, error, end_bytes)
         status = judge_status(facts)
         del error
         early = status in ("overrun", "refused", "timeout", "stopped")

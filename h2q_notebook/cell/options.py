@@ -29,6 +29,8 @@ class BudgetOptions:
     deep_limit_bytes: int | None = None
     strict: bool = False
     refuse: bool = True
+    gate: str | None = None
+    """What the compiled gate may refuse: ``off``, ``on``, ``wide``; None: as the settings say."""
     gpu: str | None = None
     """Budget of each GPU, as typed; None: no limit but the device's own."""
     gauge: bool = True

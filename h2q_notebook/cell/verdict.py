@@ -16,6 +16,7 @@ from h2q_notebook.units import MIB, format_bytes
 if TYPE_CHECKING:
     from h2q_notebook.cell.options import BudgetOptions
     from h2q_notebook.guardian.arming import WatchResult
+    from h2q_notebook.guardian.gate import GatePassed
 
 __all__ = ["Facts", "advice_for", "facts_of", "is_allocation_error", "judge_status", "notes_for"]
 
@@ -46,6 +47,10 @@ class Facts:
     asked_by: str = ""
     left_bytes: int = 0
     """What there was room for when it was refused."""
+    budget_source: str = ""
+    """Which limit binds, in words."""
+    passed: GatePassed | None = None
+    """The largest request beyond the limit that was granted: refusing it could end the kernel."""
     devices: int | None = None
     """How many devices had a budget; None: none was asked for."""
     device_full: bool = False
@@ -53,13 +58,18 @@ class Facts:
 
 
 def facts_of(
-    watch: WatchResult, options: BudgetOptions, error: BaseException | None, end_bytes: int
+    watch: WatchResult,
+    options: BudgetOptions,
+    budget_source: str,
+    error: BaseException | None,
+    end_bytes: int,
 ) -> Facts:
     """Gather them.
 
     Args:
         watch: what was seen.
         options: what was asked for.
+        budget_source: which limit binds, in words.
         error: what the cell ended with.
         end_bytes: use when it had ended, above its baseline.
     """
@@ -81,6 +91,8 @@ def facts_of(
         asked_bytes=refusal.asked_bytes if refusal else 0,
         asked_by=refusal.what if refusal else "",
         left_bytes=refusal.left_bytes if refusal else 0,
+        budget_source=budget_source,
+        passed=watch.passed[0] if watch.passed else None,
         devices=len(watch.devices) if options.gpu is not None else None,
         device_full=options.gpu is not None and is_device_full(error),
     )
@@ -136,7 +148,15 @@ def notes_for(facts: Facts, status: Status) -> tuple[str, ...]:
     if status == "refused" and facts.asked_by:
         notes.append(
             f"{facts.asked_by} asked for {format_bytes(facts.asked_bytes)} with "
-            f"{format_bytes(facts.left_bytes)} left; it was refused before it grew"
+            f"{format_bytes(facts.left_bytes)} left ({facts.budget_source}); it was refused before "
+            "it grew"
+        )
+    if facts.passed and facts.peak_bytes > facts.budget_bytes:
+        one = facts.passed
+        notes.append(
+            f"{one.what} asked for {format_bytes(one.asked_bytes)} with "
+            f"{format_bytes(one.left_bytes)} left; it was granted, as refusing it could end the "
+            "kernel"
         )
     if facts.devices == 0:
         notes.append("--gpu: no device of torch's was in use, so none was limited")
@@ -166,8 +186,9 @@ def advice_for(facts: Facts, status: Status) -> tuple[str, ...]:
         "what is no longer needed",
     ]
     if status == "overrun" and facts.peak_bytes - facts.budget_bytes > 64 * MIB:
-        advice.append(
-            "one native call outran the watcher: --strict bounds such calls (not with polars or "
-            "tokenizers, which abort when refused)"
+        advice.insert(
+            1,
+            "one native call outran the watcher, and its library cannot be refused: --isolate "
+            "runs the cell in a process of its own",
         )
     return tuple(advice)

@@ -109,7 +109,10 @@ class MemorySafeConfig:
         "cpu", "where models are loaded", "choice", choices=("auto", "cpu", "cuda", "mps")
     )
     gate: str = _setting(
-        "off", "the compiled gate, from the next %load_ext on", "choice", choices=("on", "off")
+        "on",
+        "what the compiled gate may refuse: known libraries, more of them, nothing",
+        "choice",
+        choices=("on", "wide", "off"),
     )
     # When it acts
     warn_at: float = _number(0.80, 0.1, 1, "share of the ceiling at which it warns")

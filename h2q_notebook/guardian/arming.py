@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 
 from h2q_notebook.guardian.device_limit import DeviceUse
+from h2q_notebook.guardian.gate import GatePassed
 from h2q_notebook.guardian.refuse import Refusal
 from h2q_notebook.policy.strikes import Cause
 from h2q_notebook.readings.process import ProcessMemory
@@ -22,6 +23,8 @@ class GuardRequest:
     strict: bool = False
     refuse: bool = True
     """Check single large requests of numpy and torch before they grow."""
+    gate: str | None = None
+    """What the compiled gate may refuse: ``off``, ``on``, ``wide``; None: as the settings say."""
     timeout_s: float | None = None
     gpu: str | None = None
     """Budget of each device, as typed; None: devices are not limited."""
@@ -56,6 +59,8 @@ class WatchResult:
     duration_s: float
     first_over_s: float | None
     refusals: tuple[Refusal, ...]
+    passed: tuple[GatePassed, ...]
+    """What was granted beyond the limit, as refusing it could have ended the kernel."""
     born_children: tuple[int, ...]
     born_threads: tuple[threading.Thread, ...]
     points: tuple[tuple[float, int], ...]

@@ -1,8 +1,7 @@
 """The compiled gate, where it was built: one large request that does not fit never grows.
 
-Covers finding it, trying it out, opening its doors, and what it refused. The doors themselves are
-``native/``; which of them are opened by default is decided by what ``benchmarks/gate_faults.py``
-found: after a refusal, each operation behind an open door ended in a Python exception or went on.
+Covers finding it, trying it out, opening its doors, and what it refused or granted all the same.
+The doors themselves are ``native/``; which of them there are is ``gate_rules``.
 """
 
 from __future__ import annotations
@@ -12,23 +11,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.machinery import ExtensionFileLoader
-from typing import Any
+from typing import Any, ClassVar
 
+from h2q_notebook.guardian.extension_loading import let_extensions_pass, stop_letting_pass
+from h2q_notebook.guardian.gate_rules import DOORS, RULES, Level, library_name
 from h2q_notebook.guardian.page import SharedPage, Word
 from h2q_notebook.units import MIB
 
-__all__ = ["DOORS", "Gate", "GateRefusal", "compiled"]
+__all__ = ["Gate", "GatePassed", "GateRefusal", "compiled"]
 
 _THRESHOLD_BYTES = 16 * MIB
-_CLOSED = "not started"
-_WORDS = {0: "Python", 1: "Python", 2: "malloc", 3: "aligned allocation"}
-DOORS: dict[str, tuple[tuple[str, str], ...]] = {
-    # Never numpy's realloc: pandas swallows its failure and writes out of bounds.
-    "numpy": (("_multiarray_umath", "malloc"),),
-    "torch": (("libc10.so", "posix_memalign"),),
-}
-"""For each module, the objects whose entries are changed, and which of them."""
+_NOT_STARTED = "not started"
+_PYTHON_DOORS = (0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +30,23 @@ class GateRefusal:
     """One request that was refused."""
 
     what: str
-    """``Python`` (strings, lists, integers ...), ``numpy`` or ``torch``."""
+    """``Python`` (strings, lists, integers ...), ``numpy``, ``torch`` or another library."""
     asked_bytes: int
     used_bytes: int
     """With what children hold, and what was granted and not yet touched."""
     limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatePassed:
+    """What a library asked for beyond the limit and was granted: refusing could end the kernel."""
+
+    what: str
+    count: int
+    asked_bytes: int
+    """The largest request."""
+    left_bytes: int
+    """What was left when it was made."""
 
 
 def compiled() -> Any | None:
@@ -52,35 +58,53 @@ def compiled() -> Any | None:
 
 
 class Gate:
-    """The gate of this process; one at a time.
+    """The gate of this process; one at a time has it.
+
+    Nothing is changed in the process before ``begin``.
 
     Args:
-        module: the extension; None for one that stays off.
-        why_not: why it stays off.
+        module: the extension; None: it was not built.
     """
 
-    def __init__(self, module: Any | None = None, why_not: str = "") -> None:
+    _holder: ClassVar[Gate | None] = None
+
+    def __init__(self, module: Any | None = None) -> None:
         self._gate = module
-        self.reason = why_not or "not built: no compiler was there when h2q was installed"
+        self.reason = _NOT_STARTED if module else "not built: no compiler when h2q was installed"
         """Why it is off; empty while it works."""
-        self.opened: tuple[str, ...] = ()
+        self._page: SharedPage | None = None
         self._watching = False
-        if module is not None:
-            self.reason = _why_no_gate() or self._begin()
+        self._level = Level.OFF
 
     @property
     def works(self) -> bool:
         """Whether it may be armed."""
         return not self.reason
 
-    def _begin(self) -> str:
-        """Try it out; where it does not work, nothing of it stays. Why it does not, or empty."""
-        why = self._try_out()
-        if why and self._gate is not None:
+    # -- life ---------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Try it out and make it ready; where it does not work, nothing of it stays.
+
+        Returns:
+            Whether it works; ``reason`` says why not. Asked again, it says the same, but where
+            another guardian of this process had it and has given it up.
+        """
+        if self.works or self._gate is None:
+            return self.works
+        if Gate._holder is not None:
+            self.reason = "another guardian of this process has it"
+            return False
+        if self.reason != _NOT_STARTED and not self.reason.startswith("another"):
+            return False
+        self.reason = _why_no_gate() or self._try_out()
+        if self.reason:
             self._gate.close_doors()
-        elif not why:
-            let_extensions_pass(self._gate)
-        return why
+            return False
+        Gate._holder = self
+        let_extensions_pass(self._gate, self._look)
+        self._follow()
+        return True
 
     def _try_out(self) -> str:
         """One request granted, one refused, one lazy one passed; else why not."""
@@ -88,6 +112,8 @@ class Gate:
         assert gate is not None
         with mmap.mmap(-1, mmap.PAGESIZE) as page:
             try:
+                for rule in RULES:
+                    gate.know(rule.text, rule.kind, rule.level)
                 gate.watch(page, Word.LIMIT, Word.EXTRA, Word.REFUSED)
                 gate.open_python()
                 words = memoryview(page).cast("q")
@@ -101,32 +127,38 @@ class Gate:
                 gate.disarm()
                 gate.unwatch()
 
-    # -- life ---------------------------------------------------------------------------------
-
     def watch(self, page: SharedPage) -> None:
         """Take limit and use of children from *page*, which the sidecar writes too."""
-        if self.reason == _CLOSED:
-            self.reason = self._begin()
-        if self.works and self._gate is not None:
-            self._gate.watch(page.memory, Word.LIMIT, Word.EXTRA, Word.REFUSED)
+        self._page = page
+        self._follow()
+
+    def _follow(self) -> None:
+        if self.works and self._page is not None and self._gate is not None and not self._watching:
+            self._gate.watch(self._page.memory, Word.LIMIT, Word.EXTRA, Word.REFUSED)
             self._watching = True
 
     def unwatch(self) -> None:
         """Let the page go; it could not be closed before."""
+        self._page = None
         if self._watching and self._gate is not None:
             self._gate.unwatch()
             self._watching = False
 
-    def open(self, module: str) -> bool:
-        """Open the doors of a module that has been imported; whether there were any."""
+    def open(self, module: str, level: Level = Level.SAFE) -> bool:
+        """Open the doors of a module that has been imported.
+
+        Returns:
+            Whether its memory is behind one of them; else it is linked in some other way, and
+            its refusals stay with others.
+        """
         if not self.works or self._gate is None:
             return False
-        if module not in self.opened:
-            changed = [self._gate.open_door(*door) for door in DOORS[module]]
-            if not any(changed):
-                return False  # linked in some other way: its refusals stay with others
-            self.opened += (module,)
-        return True
+        opened = [
+            (door.level, self._gate.open_door(door.file, door.symbol))
+            for door in DOORS
+            if door.library == module and door.level <= level
+        ]
+        return any(changed for at, changed in opened if at is Level.SAFE)
 
     def close(self) -> None:
         """Put everything back."""
@@ -134,62 +166,49 @@ class Gate:
         if self._gate is not None and self.works:
             stop_letting_pass()
             self._gate.close_doors()
-            self.opened = ()
-            self.reason = _CLOSED
+            Gate._holder = None
+            self.reason = _NOT_STARTED
 
     # -- one cell -----------------------------------------------------------------------------
 
-    def arm(self) -> None:
+    def arm(self, level: Level = Level.SAFE) -> None:
         """Refuse from now on what passes the limit that stands in the page."""
-        if self._watching and self._gate is not None:
-            self._gate.arm(_THRESHOLD_BYTES)
+        if self._watching and self._gate is not None and level > Level.OFF:
+            self._level = level
+            self._gate.arm(_THRESHOLD_BYTES, level)
 
     def pause(self) -> None:
         """Refuse nothing any more; what was refused is kept."""
-        if self._gate is not None:
+        if self.works and self._gate is not None:
             self._gate.disarm()
+
+    def forget(self) -> None:
+        """The cell has been told of."""
+        self._level = Level.OFF
 
     def refusals(self) -> tuple[GateRefusal, ...]:
         """The last ones since it was armed, oldest first."""
-        if self._gate is None or not self._watching:
+        if self._gate is None or not self._watching or self._level is Level.OFF:
             return ()
         return tuple(
-            GateRefusal(_name(door, file), asked, used, limit)
-            for door, file, asked, used, limit in self._gate.events()
+            GateRefusal(_asker(door, path), asked, used, limit)
+            for door, path, asked, used, limit in self._gate.events()
         )
 
+    def passed(self) -> tuple[GatePassed, ...]:
+        """What was granted beyond the limit since it was armed, the largest request first."""
+        if self._gate is None or not self._watching or self._level is Level.OFF:
+            return ()
+        told = [
+            GatePassed(library_name(path), count, asked, left)
+            for path, count, asked, left in self._gate.passed()
+        ]
+        return tuple(sorted(told, key=lambda one: -one.asked_bytes))
 
-_METHODS = ("create_module", "exec_module")
-_originals: dict[str, Any] = {}
-
-
-def let_extensions_pass(gate: Any) -> None:
-    """While a C extension is initialised, the thread that does it is refused nothing."""
-    if _originals:
-        return
-    for name in _METHODS:
-        original = _originals[name] = getattr(ExtensionFileLoader, name)
-        setattr(ExtensionFileLoader, name, letting_pass(gate, original))
-
-
-def letting_pass(gate: Any, method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The same method of the loader, refused nothing while it runs."""
-
-    def passing(self: Any, given: Any) -> Any:
-        gate.let_pass(1)
-        try:
-            return method(self, given)
-        finally:
-            gate.let_pass(-1)
-
-    return passing
-
-
-def stop_letting_pass() -> None:
-    """Give the loader its own methods back."""
-    for name, original in _originals.items():
-        setattr(ExtensionFileLoader, name, original)
-    _originals.clear()
+    def _look(self) -> None:
+        """An extension has been loaded."""
+        if self._gate is not None:
+            self._gate.scan(self._level is Level.WIDE)
 
 
 def _why_no_gate() -> str:
@@ -223,8 +242,5 @@ def _asked(request: Callable[[], object]) -> bool:
     return True
 
 
-def _name(door: int, file: str) -> str:
-    for module, doors in DOORS.items():
-        if any(file.startswith(start) for start, _ in doors):
-            return module
-    return _WORDS.get(door, "malloc")
+def _asker(door: int, path: str) -> str:
+    return "Python" if door in _PYTHON_DOORS else library_name(path)

@@ -20,6 +20,7 @@ from h2q_notebook.guardian.arming import GuardRequest, Live, WatchResult
 from h2q_notebook.guardian.channel import SidecarWatcher, ThreadWatcher, Watcher, stop_signal
 from h2q_notebook.guardian.device_limit import DeviceLimit
 from h2q_notebook.guardian.gate import Gate, compiled
+from h2q_notebook.guardian.gate_rules import LEVELS
 from h2q_notebook.guardian.page import Word
 from h2q_notebook.guardian.peak import PeakMark, peak_above
 from h2q_notebook.guardian.refuse import Refusal, Refuser
@@ -70,9 +71,7 @@ class MemoryGuardian:
         self._watcher: Watcher | None = None
         self._stop: StopController | None = None
         self._reader = ProcessReader() if PROC_AVAILABLE else None
-        off = "opt-in: setting gate" if config.gate == "off" else ""
-        gate = Gate(None if off else compiled(), off)
-        self._refuser = Refuser(self.used_bytes, gate=gate)
+        self._refuser = Refuser(self.used_bytes, gate=Gate(compiled()))
         self._strict = StrictLimit()
         self._devices = DeviceLimit()
         self._device_reader: DeviceReader | None = None
@@ -96,6 +95,7 @@ class MemoryGuardian:
             self._reader = ProcessReader()
         if self._watcher is None or not self._watcher.alive():
             self._replace_watcher()
+        self._refuser.begin(LEVELS[self.config.gate])
 
     def _replace_watcher(self) -> None:
         if self._watcher is not None:
@@ -188,7 +188,7 @@ class MemoryGuardian:
         }
         return (
             ("watch and stop", *kinds[self.watcher_kind]),
-            *self._refuser.tiers(),
+            *self._refuser.tiers(LEVELS[self.config.gate]),
             ("strict limit", self._strict.saved is not None, "opt-in: --strict"),
         )
 
@@ -255,7 +255,7 @@ class MemoryGuardian:
             self._stop.begin(context(self._token))
             self._watcher.arm(orders, self._token, self.config.sample_interval_s)
         if request.strike and request.refuse:
-            self._refuser.arm(limit)
+            self._refuser.arm(limit, LEVELS[request.gate or self.config.gate])
         if request.gpu is not None:
             self._devices.arm(request.gpu)
 
@@ -286,6 +286,7 @@ class MemoryGuardian:
         stop.end(give_back_sigint=give_back_sigint)
         self._armed = None
         self._strict.lift()
+        passed = self._refuser.passed()
         refusals, devices = self._refuser.disarm(), self._devices.disarm()
         base = self._baseline
         budget = watcher.page[Word.LIMIT] - base.used_bytes
@@ -314,6 +315,7 @@ class MemoryGuardian:
             duration_s=time.monotonic() - self._start_s,
             first_over_s=raw.get("first_over_s"),
             refusals=refusals,
+            passed=passed,
             born_children=tuple(raw.get("born", ())),
             born_threads=tuple(born),
             points=tuple((t, used - base.used_bytes) for t, used in raw.get("points", ())),

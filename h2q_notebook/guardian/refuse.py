@@ -1,9 +1,9 @@
 """Refuses single requests that do not fit the rest of the budget, before they grow.
 
 Covers what the compiled gate covers where it was built (``gate``: Python's own allocators, numpy,
-torch's CPU allocator, in every thread); else numpy allocations (``numpy_hook``) and a list of torch
-functions (``torch_hook``), in the thread that arms. At or above a threshold. Not growth by many
-small requests (the sidecar's work), not polars, not pyarrow, not GPU memory.
+torch's CPU allocator, in every thread; more in the level ``wide``); else numpy allocations
+(``numpy_hook``) and a list of torch functions (``torch_hook``), in the thread that arms. At or
+above a threshold. Not growth by many small requests (the sidecar's work), not polars, not GPUs.
 
 A refused request raises ``MemoryError`` in the cell; ``disarm()`` tells what was refused, so that
 the caller can know this MemoryError from the cell's own.
@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from h2q_notebook.guardian.gate import Gate
+from h2q_notebook.guardian.arrow_pool import ArrowPool
+from h2q_notebook.guardian.gate import Gate, GatePassed
+from h2q_notebook.guardian.gate_rules import Level
 from h2q_notebook.guardian.numpy_hook import NumpyHook
 from h2q_notebook.guardian.on_import import ImportWatch
 from h2q_notebook.units import MIB
@@ -31,6 +33,7 @@ __all__ = ["Refusal", "Refuser"]
 
 _MAX_REFUSALS = 100  # a cell may catch MemoryError and try again for ever
 _NOT_IMPORTED = "not imported"
+_SWITCHED_OFF = "switched off: setting gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Refuser:
         torch_functions: whether torch calls are looked at. torch's own mode machinery costs about
             3 us per call from Python, small ones too: much for a tiny model, little for a real one.
             Not used where the gate has torch's allocator.
-        gate: the compiled gate; None: there is none.
+        gate: the compiled gate; None: there is none. It begins with the first level above off.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Refuser:
         torch_functions: bool = True,
         gate: Gate | None = None,
     ) -> None:
-        self._gate = Gate(why_not="not asked for") if gate is None else gate
+        self._gate = Gate() if gate is None else gate
+        self._level = Level.OFF
+        self._arrow = ArrowPool()
         self._torch_wanted = torch_functions
         self._read_used = read_used
         self._threshold_bytes = threshold_bytes
@@ -78,28 +83,35 @@ class Refuser:
         self._numpy: NumpyHook | None = None
         self._torch: TorchHook | None = None
 
-    def arm(self, limit_bytes: int) -> None:
+    def begin(self, level: Level) -> None:
+        """Make the gate ready for cells of that level."""
+        if level > Level.OFF:
+            self._gate.begin()
+
+    def arm(self, limit_bytes: int, level: Level = Level.OFF) -> None:
         """Begin to refuse, in this thread and context.
 
         Args:
             limit_bytes: the use of the whole process that may not be exceeded, in bytes.
+            level: how much the gate may refuse.
         """
         if self._armed:
             self.disarm()
+        self.begin(level)
+        self._level = level
         self._limit_bytes = limit_bytes
         self._refusals = []
         self._thread = threading.get_ident()
         self._armed = True
-        for name, hook in (("numpy", self._hook_numpy), ("torch", self._hook_torch)):
-            if name == "torch" and not self._torch_wanted:
-                continue
+        hooks = {"numpy": self._hook_numpy, "torch": self._hook_torch, "pyarrow": self._hook_arrow}
+        for name, hook in hooks.items():
             module = sys.modules.get(name)
             spec = getattr(module, "__spec__", None)
             if module is None or getattr(spec, "_initializing", False):
                 self._watch.when_imported(name, hook)
             else:
                 hook()
-        self._gate.arm()
+        self._gate.arm(level)
 
     def watch(self, page: SharedPage) -> None:
         """Follow the limit that stands in *page*, as the gate does."""
@@ -125,6 +137,10 @@ class Refuser:
         )
         return (*self._refusals, *told)
 
+    def passed(self) -> tuple[GatePassed, ...]:
+        """What the gate granted beyond the limit since ``arm``: refusing could end the kernel."""
+        return self._gate.passed()
+
     def disarm(self) -> tuple[Refusal, ...]:
         """Stop refusing; see ``refusals`` for what is told."""
         self._gate.pause()
@@ -136,19 +152,28 @@ class Refuser:
         if self._torch is not None:
             self._torch.disarm()
         self._refusals = []
+        self._arrow.disarm()
+        self._gate.forget()
         return refusals
 
-    def tiers(self) -> tuple[tuple[str, bool, str], ...]:
-        """Each tier: its name, whether it works here, and why not (or what it waits for)."""
+    def tiers(self, level: Level = Level.SAFE) -> tuple[tuple[str, bool, str], ...]:
+        """Each tier: its name, whether it works here, and why not (or what it waits for).
+
+        Args:
+            level: what the next cell will ask for.
+        """
         numpy_why = _NOT_IMPORTED if self._numpy is None else self._numpy.reason
         torch_why = _NOT_IMPORTED if self._torch_wanted else "switched off"
         if self._torch is not None:
             torch_why = self._torch.reason
-        if self._gate.works:
-            told = ", ".join(("Python", *self._gate.opened))
+        if self._gate.works and level > Level.OFF:
+            told = "Python, numpy and torch"
+            if level is Level.WIDE:
+                told = "Python, numpy, torch and pyarrow"
             return (("compiled gate", True, f"large requests of {told}, before they grow"),)
+        off = self._gate.reason if level > Level.OFF else _SWITCHED_OFF
         return (
-            ("compiled gate", False, self._gate.reason),
+            ("compiled gate", False, off),
             ("numpy malloc", not numpy_why, numpy_why),
             ("torch functions", not torch_why, torch_why),
         )
@@ -158,16 +183,24 @@ class Refuser:
         self.disarm()
         self._gate.close()
 
+    def _gated(self, module: str) -> bool:
+        return self._level > Level.OFF and self._gate.open(module, self._level)
+
     def _hook_numpy(self) -> None:
-        if self._gate.open("numpy"):
+        if self._gated("numpy"):
             return
         if self._numpy is None:
             self._numpy = NumpyHook(self._refuses_numpy, self._threshold_bytes)
         if self._armed and threading.get_ident() == self._thread:
             self._numpy.arm()
 
+    def _hook_arrow(self) -> None:
+        if self._level is Level.WIDE and self._gate.works:
+            self._arrow.arm()
+            self._gate.open("pyarrow", self._level)
+
     def _hook_torch(self) -> None:
-        if self._gate.open("torch"):
+        if self._gated("torch") or not self._torch_wanted:
             return
         from h2q_notebook.guardian.torch_hook import TorchHook
 

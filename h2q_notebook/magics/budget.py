@@ -13,6 +13,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 
 from h2q_notebook.cell.options import BudgetOptions
 from h2q_notebook.errors import BadArgument, H2QError
+from h2q_notebook.guardian.gate_rules import LEVELS
 from h2q_notebook.magics.arguments import MagicParser, as_usage_error, converted
 from h2q_notebook.units import parse_bytes, parse_seconds
 
@@ -36,6 +37,7 @@ def _parser() -> MagicParser:
     add("--deep-limit", type=converted(lambda t: parse_bytes(t, field="--deep-limit")))
     add("--strict", action="store_true", help="limits that can end the kernel (see README)")
     add("--no-refuse", action="store_true", help="no size check of numpy and torch requests")
+    add("--gate", choices=tuple(LEVELS), help="what the compiled gate may refuse (docs/gate.md)")
     add("--gpu", metavar="SIZE", help="budget of each GPU, too: 2GiB, 50%%")
     add("--no-gauge", action="store_true")
     add("--quiet", action="store_true", help="no line after a good cell")
@@ -61,6 +63,9 @@ def parse_budget(line: str) -> BudgetOptions:
         parse_bytes(given.gpu, of_bytes=1 << 40, field="--gpu")
     if given.strict and given.on_overrun == "warn":
         raise BadArgument("--strict: it stops cells, so it cannot go with --on-overrun warn")
+    if given.gate in ("on", "wide") and (given.no_refuse or given.on_overrun == "warn"):
+        other = "--no-refuse" if given.no_refuse else "--on-overrun warn"
+        raise BadArgument(f"--gate {given.gate}: it refuses requests, so it cannot go with {other}")
     if given.deep_limit is not None and given.rollback != "deep":
         raise BadArgument("--deep-limit: it needs --rollback deep")
     if len(given.name) > 200:
@@ -72,6 +77,7 @@ def parse_budget(line: str) -> BudgetOptions:
         deep_limit_bytes=given.deep_limit,
         strict=given.strict,
         refuse=not given.no_refuse,
+        gate=given.gate,
         gpu=given.gpu,
         gauge=not given.no_gauge,
         quiet=given.quiet,

@@ -17,15 +17,8 @@ pytestmark = [
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module", autouse=True)
-def on() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("H2Q_GATE", "on")
-        yield
-
-
 @pytest.fixture(scope="module")
-def kernel(on: None) -> Iterator[Kernel]:
+def kernel() -> Iterator[Kernel]:
     with Kernel(setup=SETUP) as one:
         yield one
 
@@ -82,18 +75,68 @@ def test_a_loop_that_asks_for_ever_is_stopped(kernel: Kernel) -> None:
 def test_the_status_says_what_is_behind_the_gate_and_it_can_be_switched_off(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "large requests of Python, numpy, torch" in kernel.run("%h2q_status").shown
+    assert "large requests of Python, numpy and torch" in kernel.run("%h2q_status").shown
     monkeypatch.setenv("H2Q_GATE", "off")
     with Kernel() as other:
-        assert "opt-in: setting gate" in other.run("%h2q_status").shown
+        assert "switched off: setting gate" in other.run("%h2q_status").shown
+        large = "x = ''.join(['y' * 1000] * 600_000)"
+        assert other.run(f"%%h2q_budget 400MiB\n{large}").ename == "MemoryBudgetExceeded"
+        reply = other.run(f"%%h2q_budget 400MiB --gate on\n{large}")
+        assert reply.ename == "MemoryError"
+        assert "Python asked for 572 MiB" in reply.shown
+    reply = kernel.run(f"%%h2q_budget 400MiB --gate off\n{large}")
+    assert reply.ename == "MemoryBudgetExceeded", "it grew, and was stopped when it had"
 
 
-def test_polars_is_never_refused_and_never_killed(fresh_kernel: Kernel) -> None:
+POLARS = "import polars as pl\nd = pl.DataFrame({'k': range(8000)})\nx = d.join(d, how='cross')"
+
+
+@pytest.mark.parametrize("gate", ["on", "wide"])
+def test_polars_is_never_refused_never_killed_and_isolation_is_named(
+    fresh_kernel: Kernel, gate: str
+) -> None:
     kernel = fresh_kernel  # the address space of the other one is nearly used up
-    reply = kernel.run(
-        "%%h2q_budget 400MiB\nimport polars as pl\nd = pl.DataFrame({'k': range(8000)})\n"
-        "x = d.join(d, how='cross')",
-        timeout=90,
-    )
+    reply = kernel.run(f"%%h2q_budget 400MiB --gate {gate}\n{POLARS}", timeout=90)
     assert kernel.alive()
-    assert reply.ename in ("", "MemoryBudgetExceeded")
+    assert reply.ename == "MemoryBudgetExceeded"
+    assert "--isolate runs the cell in a process of its own" in reply.shown
+    outcome = reply.outcome
+    assert outcome is not None
+    assert outcome["status"] == "overrun"
+    assert kernel.value("'x' in globals()") is False
+    if gate == "wide":
+        assert "polars asked for" in reply.shown
+        assert "it was granted" in reply.shown
+
+
+WIDE = {
+    "pyarrow concat": (
+        "import pyarrow as pa",
+        "t = pa.table({'k': range(4_000_000)})\nx = pa.concat_tables([t] * 30).combine_chunks()",
+    ),
+    "pyarrow cast": (
+        "import pyarrow as pa, pyarrow.compute as pc\nlarge = pa.array(range(10_000_000))",
+        "x = [pc.add(large, n) for n in range(12)]",
+    ),
+    "pyarrow, imported by the cell": (
+        "",
+        "import pyarrow as pa, pyarrow.compute as pc\na = pa.nulls(100, pa.int64())\n"
+        "x = pc.take(pa.array(range(1000)), pa.array([5] * 90_000_000, pa.int32()))",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_the_wide_gate_refuses_pyarrow_too(fresh_kernel: Kernel, name: str) -> None:
+    kernel = fresh_kernel
+    before, cell = WIDE[name]
+    kernel.run(before, timeout=60)
+    kernel.run("import pyarrow\nbackend = pyarrow.default_memory_pool().backend_name")
+    reply = kernel.run(f"%%h2q_budget 400MiB --gate wide\n{cell}", timeout=90, sample=True)
+    assert kernel.alive()
+    assert reply.peak_bytes <= (BUDGET_MIB + 16) * MIB
+    outcome = reply.outcome
+    assert outcome is not None
+    assert outcome["status"] == "refused", reply.shown
+    assert kernel.value("'x' in globals()") is False
+    assert kernel.value("pyarrow.default_memory_pool().backend_name == backend")

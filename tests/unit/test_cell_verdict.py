@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from h2q_notebook.cell.verdict import Facts, advice_for, judge_status, notes_for
 from h2q_notebook.errors import MemoryBudgetExceeded
+from h2q_notebook.guardian.gate import GatePassed
 from h2q_notebook.policy.strikes import Cause
 
 MIB = 1 << 20
@@ -97,10 +98,36 @@ def test_after_a_refusal_the_proposed_budget_holds_what_was_asked_for() -> None:
     assert "1.75GiB" in first  # 100 MiB at the peak and 1600 MiB asked for, in steps of 256
 
 
-def test_strict_is_proposed_only_where_one_call_outran_the_watcher() -> None:
-    assert not any("--strict" in text for text in advice_for(STOPPED, "overrun"))
+def test_isolation_is_proposed_only_where_one_call_outran_the_watcher() -> None:
+    assert not any("--isolate" in text for text in advice_for(STOPPED, "overrun"))
     far = replace(STOPPED, peak_bytes=900 * MIB)
-    assert any("--strict" in text and "polars" in text for text in advice_for(far, "overrun"))
+    assert any("--isolate" in text for text in advice_for(far, "overrun"))
+
+
+def test_a_refusal_says_who_asked_for_how_much_what_was_left_and_of_which_budget() -> None:
+    refused = replace(
+        GOOD,
+        error=MemoryError("no"),
+        refused=1,
+        asked_bytes=1600 * MIB,
+        asked_by="torch",
+        left_bytes=300 * MIB,
+        budget_source="budget 400 MiB",
+    )
+    assert notes_for(refused, "refused") == (
+        "torch asked for 1.56 GiB with 300 MiB left (budget 400 MiB); it was refused before it "
+        "grew",
+    )
+
+
+def test_a_library_that_is_never_refused_is_named_where_it_went_over() -> None:
+    polars = GatePassed("polars", 3, 1280 * MIB, 200 * MIB)
+    far = replace(STOPPED, peak_bytes=900 * MIB, passed=polars)
+    assert any(
+        note.startswith("polars asked for 1.25 GiB with 200 MiB left; it was granted")
+        for note in notes_for(far, "overrun")
+    )
+    assert notes_for(replace(GOOD, passed=polars), "ok") == (), "it fitted after all"
 
 
 def test_a_timeout_asks_for_time_and_a_pressed_stop_for_nothing() -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.util
 import json
 import mmap
 import os
+import shutil
+import subprocess
+import sysconfig
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from h2q_notebook.guardian import gate as gate_module
-from h2q_notebook.guardian.gate import DOORS, Gate, compiled
+from h2q_notebook.guardian import extension_loading
+from h2q_notebook.guardian.gate import Gate, compiled
+from h2q_notebook.guardian.gate_rules import DOORS, RULES, Kind, Level, library_name
 from h2q_notebook.guardian.page import SharedPage, Word
 from h2q_notebook.units import MIB
 
@@ -28,13 +34,13 @@ class Armed:
     def __init__(self) -> None:
         self.page = SharedPage()
         self.gate = Gate(_gate)
-        assert self.gate.works, self.gate.reason
+        assert self.gate.begin(), self.gate.reason
         self.gate.watch(self.page)
 
-    def room(self, mib: int) -> None:
+    def room(self, mib: int, level: Level = Level.SAFE) -> None:
         self.page[Word.LIMIT] = _gate.used() + mib * MIB
         self.page[Word.REFUSED] = 0
-        self.gate.arm()
+        self.gate.arm(level)
 
     def close(self) -> None:
         self.gate.close()
@@ -174,7 +180,7 @@ def test_a_c_extension_that_is_being_initialised_is_refused_nothing(armed: Armed
     assert spec is not None
     seen: list[bool] = []
     armed.room(10)
-    original = gate_module._originals["exec_module"]
+    original = extension_loading._originals["exec_module"]
     module = importlib.util.module_from_spec(spec)
 
     def initialise(self: Any, given: Any) -> None:
@@ -182,7 +188,8 @@ def test_a_c_extension_that_is_being_initialised_is_refused_nothing(armed: Armed
         original(self, given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "exec_module", gate_module.letting_pass(_gate, initialise))
+        passing = extension_loading.letting_pass(_gate, initialise, lambda: None)
+        patch.setattr(loader, "exec_module", passing)
         assert spec.loader is not None
         spec.loader.exec_module(module)
     assert seen == [True]
@@ -246,6 +253,7 @@ def test_closing_puts_everything_back_and_it_can_begin_again() -> None:
     assert len(b"x" * (50 * MIB)) == 50 * MIB
     assert one.gate.refusals() == ()
     again = SharedPage()
+    assert one.gate.begin()
     one.gate.watch(again)
     again[Word.LIMIT] = _gate.used() + 10 * MIB
     one.gate.arm()
@@ -263,19 +271,41 @@ def test_a_trial_that_fails_leaves_it_off_and_says_why() -> None:
             return lambda *given: 0
 
     gate = Gate(Deaf())
-    assert not gate.works
+    assert not gate.begin()
     assert "its trial failed (granted True, refused False" in gate.reason
     gate.arm()
     assert not gate.open("numpy")
     gate.close()
-    assert gate_module._originals == {}
+    assert extension_loading._originals == {}
 
 
 def test_without_a_compiler_it_says_so() -> None:
     gate = Gate(None)
+    assert not gate.begin()
     assert gate.reason.startswith("not built")
     assert gate.refusals() == ()
-    assert set(DOORS) == {"numpy", "torch"}
+
+
+def test_before_it_begins_nothing_is_changed_in_the_process() -> None:
+    loader = importlib.machinery.ExtensionFileLoader.exec_module
+    gate = Gate(_gate)
+    assert gate.reason == "not started"
+    assert importlib.machinery.ExtensionFileLoader.exec_module is loader
+    assert _gate.objects() == []
+
+
+def test_a_second_guardian_in_the_process_leaves_the_firsts_gate_alone(armed: Armed) -> None:
+    armed.room(20)
+    second = Gate(_gate)
+    assert not second.begin()
+    assert second.reason == "another guardian of this process has it"
+    second.close()
+    with pytest.raises(MemoryError):
+        b"x" * (50 * MIB)
+    armed.gate.close()
+    assert second.begin(), "it is free again"
+    second.close()
+    assert armed.gate.begin()
 
 
 def test_wrong_use_of_the_extension_is_an_exception() -> None:
@@ -289,3 +319,180 @@ def test_wrong_use_of_the_extension_is_an_exception() -> None:
         with pytest.raises(ValueError, match="no door for free"):
             _gate.open_door("libc10.so", "free")
         assert _gate.open_door("no such library", "malloc") == 0
+
+
+# -- who asks -----------------------------------------------------------------------------------
+
+ASKING = """
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdlib.h>
+#include <string.h>
+
+static PyObject *blind(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(args, "n", &n)) return NULL;
+    PyObject *made = PyBytes_FromStringAndSize(NULL, n);
+    memset(PyBytes_AS_STRING(made), 'x', n); /* it does not look whether it got any */
+    return made;
+}
+
+static PyObject *pile(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(args, "n", &n)) return NULL;
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *one = PyFloat_FromDouble(i + 0.5);
+        Py_INCREF(one);
+        PyList_Append(list, one);
+        Py_DECREF(one);
+        Py_DECREF(one);
+    }
+    return list;
+}
+
+static PyObject *own(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(args, "n", &n)) return NULL;
+    volatile char *block = malloc(n);
+    for (Py_ssize_t i = 0; i < n; i += 4096) block[i] = 1;
+    free((void *)block);
+    Py_RETURN_NONE;
+}
+
+static PyObject *call(PyObject *self, PyObject *function) {
+    (void)self;
+    return PyObject_CallNoArgs(function);
+}
+
+static PyMethodDef methods[] = {{"blind", blind, METH_VARARGS, ""},
+                                {"pile", pile, METH_VARARGS, ""},
+                                {"call", call, METH_O, ""},
+                                {"own", own, METH_VARARGS, ""},
+                                {NULL, NULL, 0, NULL}};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "h2q_stranger", "", -1, methods, NULL, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit_h2q_stranger(void) { return PyModule_Create(&definition); }
+"""
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An extension that nobody knows, and that never looks at what it got."""
+    compiler, headers = shutil.which("gcc"), Path(sysconfig.get_path("include"))
+    if compiler is None or not (headers / "Python.h").exists():
+        pytest.skip("no gcc, or no headers of this Python")
+    folder = tmp_path_factory.mktemp("packages") / "site-packages" / "stranger"
+    folder.mkdir(parents=True)
+    (folder / "asking.c").write_text(ASKING)
+    built = folder / f"h2q_stranger{sysconfig.get_config_var('EXT_SUFFIX')}"
+    command = [compiler, "-O1", "-shared", "-fPIC", f"-I{headers}", str(folder / "asking.c")]
+    subprocess.run([*command, "-o", str(built)], check=True)
+    spec = importlib.util.spec_from_file_location("h2q_stranger", built)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_unknown_extension_is_refused_nothing_and_told_of(armed: Armed, stranger: Any) -> None:
+    armed.room(20)
+    assert len(stranger.blind(60 * MIB)) == 60 * MIB
+    assert armed.gate.refusals() == ()
+    (passed,) = armed.gate.passed()
+    assert (passed.what, passed.count) == ("stranger", 1)
+    assert passed.asked_bytes >= 60 * MIB
+    assert 0 < passed.left_bytes <= 20 * MIB
+    with pytest.raises(MemoryError):
+        b"x" * (60 * MIB)
+
+
+def test_an_unknown_extension_that_makes_many_small_objects_is_refused_no_arena(
+    armed: Armed, stranger: Any
+) -> None:
+    armed.room(10)
+    made = stranger.pile(2_000_000)
+    assert armed.gate.refusals() == ()
+    assert {one.what for one in armed.gate.passed()} == {"stranger"}
+    del made
+
+
+def test_what_an_unknown_extension_calls_passes_but_python_code_that_it_calls_back_does_not(
+    armed: Armed, stranger: Any
+) -> None:
+    armed.room(20)
+    with pytest.raises(MemoryError):
+        max([1, 2], key=lambda _: len(b"x" * (60 * MIB)))
+    with pytest.raises(MemoryError):
+        stranger.call(lambda: len(b"x" * (60 * MIB)))
+    assert armed.gate.passed() == ()
+    assert len(stranger.call(functools.partial(b"x".__mul__, 60 * MIB))) == 60 * MIB
+    assert [one.what for one in armed.gate.passed()] == ["stranger"]
+
+
+def test_only_the_wide_gate_sees_what_an_unknown_library_asks_of_the_system(
+    armed: Armed, stranger: Any
+) -> None:
+    armed.room(20)
+    stranger.own(60 * MIB)
+    assert armed.gate.passed() == ()
+    armed.room(20, Level.WIDE)
+    stranger.own(60 * MIB)
+    (passed,) = armed.gate.passed()
+    assert (passed.what, passed.count, passed.asked_bytes) == ("stranger", 1, 60 * MIB)
+    armed.room(20)
+    stranger.own(60 * MIB)
+    assert armed.gate.passed() == (), "and the next cell is as before"
+
+
+def test_a_library_that_is_imported_within_the_cell_is_seen_too(armed: Armed) -> None:
+    armed.room(200, Level.WIDE)
+    before = {path for path, *_ in _gate.objects()}
+    import _xxtestfuzz  # an extension that nothing has imported
+
+    del _xxtestfuzz
+    new = {path for path, *_ in _gate.objects()} - before
+    assert any("_xxtestfuzz" in path for path in new)
+
+
+def test_every_object_has_its_kind() -> None:
+    np = pytest.importorskip("numpy")
+    torch = pytest.importorskip("torch")
+    del np, torch
+    one = Armed()
+    one.room(100)
+    kinds = {Path(path).name: Kind(kind) for path, kind, *_ in _gate.objects()}
+    one.close()
+    found = {
+        start: {kind for name, kind in kinds.items() if name.startswith(start)}
+        for start in ("libc.so", "libstdc++", "_multiarray_umath", "libc10.so", "_json", "")
+    }
+    assert found["libc.so"] == found["libstdc++"] == {Kind.SYSTEM}
+    assert found["_multiarray_umath"] == found["libc10.so"] == {Kind.LIBRARY}
+    assert found["_json"] <= {Kind.PYTHON}
+    assert not [name for name, kind in kinds.items() if "_gate." in name and kind != Kind.PYTHON]
+
+
+def test_no_rule_is_wider_than_its_name() -> None:
+    texts = [rule.text for rule in RULES]
+    assert len(texts) == len(set(texts))
+    assert all(len(text) >= 5 for text in texts)
+    assert {door.library for door in DOORS if door.level is Level.SAFE} == {"numpy", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/x/lib/python3.11/site-packages/_polars_runtime_32/_polars_runtime.abi3.so", "polars"),
+        ("/usr/lib/python3/dist-packages/numpy/core/_multiarray_umath.so", "numpy"),
+        ("/x/site-packages/scipy.libs/libopenblas.so", "scipy"),
+        ("/opt/lib/libfoo.so.3", "libfoo"),
+        ("", "code made at run time"),
+    ],
+)
+def test_a_library_is_named_as_its_user_knows_it(path: str, name: str) -> None:
+    assert library_name(path) == name

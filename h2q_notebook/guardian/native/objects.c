@@ -1,4 +1,8 @@
-/* Entries of an object's own GOT/PLT, changed by value. */
+/* What is loaded where, and which of it is known; entries of its GOT/PLT, changed by value.
+ *
+ * The table is written under the GIL and read without it: an entry lies nowhere until it is complete,
+ * and never moves. The entry of an object that has been unloaded lies nowhere again, and is used for
+ * the next one. */
 #define _GNU_SOURCE
 #include "gate.h"
 
@@ -19,40 +23,97 @@
 #error "the gate is for x86-64 and aarch64"
 #endif
 
-#define DOORS 32
-typedef struct {
-    uintptr_t low, high;
-    char name[64];
-} opened_t;
-static opened_t opened[DOORS];
-static _Atomic int n_opened;
+#define OBJECTS 1024
+static object_t objects[OBJECTS];
+static _Atomic int n_objects;
+static unsigned long long adds_seen, removals_seen;
+static int recorded; /* whether the last look changed entries for recording */
 
-const char *object_of(void *caller) {
-    uintptr_t at = (uintptr_t)caller;
-    int n = atomic_load_explicit(&n_opened, memory_order_acquire);
+#define RULES 64
+static struct {
+    char text[64];
+    int kind, level;
+} rules[RULES];
+static int n_rules;
+
+/* ---- the table ------------------------------------------------------------------------------------ */
+
+object_t *object_of(const void *address) {
+    uintptr_t at = (uintptr_t)address;
+    int n = atomic_load_explicit(&n_objects, memory_order_acquire);
     for (int i = 0; i < n; i++)
-        if (at >= opened[i].low && at < opened[i].high) return opened[i].name;
-    return "";
+        if (at >= objects[i].low && at < objects[i].high) return &objects[i];
+    return NULL;
 }
 
-typedef struct {
-    const char *object;         /* the file name begins with it; NULL: any */
-    const function_t *function; /* NULL: every one */
-    int closing;
-    int changed;
-} visit_t;
+int for_each_object(int (*visit)(object_t *, void *), void *data) {
+    int n = atomic_load(&n_objects);
+    for (int i = 0; i < n; i++) {
+        int stop = visit(&objects[i], data);
+        if (stop) return stop;
+    }
+    return 0;
+}
 
-/* One object as the dynamic linker has mapped it. */
+void forget_passed(void) {
+    int n = atomic_load(&n_objects);
+    atomic_store(&nowhere.passed, 0);
+    atomic_store(&nowhere.largest, 0);
+    for (int i = 0; i < n; i++) {
+        atomic_store(&objects[i].passed, 0);
+        atomic_store(&objects[i].largest, 0);
+    }
+}
+
+static void forget_objects(void) {
+    atomic_store(&n_objects, 0);
+    adds_seen = removals_seen = 0;
+}
+
+int add_rule(const char *text, int kind, int level) {
+    if (n_rules == RULES || strlen(text) >= sizeof rules[0].text) return -1;
+    forget_objects(); /* they are looked at again, by the new rules */
+    strcpy(rules[n_rules].text, text);
+    rules[n_rules].kind = kind;
+    rules[n_rules++].level = level;
+    return 0;
+}
+
+void forget_rules(void) {
+    n_rules = 0;
+    forget_objects();
+}
+
+static const char *file_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static void classify(object_t *one, const char *path) {
+    for (int i = 0; i < n_rules; i++) {
+        const char *text = rules[i].text;
+        int matches = strchr(text, '/') ? strstr(path, text) != NULL
+                                   : !strncmp(file_of(path), text, strlen(text));
+        if (!matches) continue;
+        one->kind = rules[i].kind;
+        one->level = rules[i].level;
+        return;
+    }
+}
+
+/* ---- one object, as the dynamic linker has mapped it --------------------------------------------- */
+
 typedef struct {
     uintptr_t base, low, high, relro, relro_end;
     const ElfW(Sym) * symbols;
     const char *strings;
     const ElfW(Rela) * slots, *data;
     size_t n_slots, n_data;
-} object_t;
+} mapped_t;
 
-static int read_object(const struct dl_phdr_info *info, object_t *one) {
+static int read_mapped(const struct dl_phdr_info *info, mapped_t *one) {
     const ElfW(Dyn) *dynamic = NULL;
+    uintptr_t page = ~(uintptr_t)(page_bytes - 1);
     memset(one, 0, sizeof *one);
     one->base = info->dlpi_addr;
     one->low = UINTPTR_MAX;
@@ -60,9 +121,9 @@ static int read_object(const struct dl_phdr_info *info, object_t *one) {
         const ElfW(Phdr) *part = &info->dlpi_phdr[i];
         uintptr_t at = one->base + part->p_vaddr, end = at + part->p_memsz;
         if (part->p_type == PT_DYNAMIC) dynamic = (const void *)at;
-        if (part->p_type == PT_GNU_RELRO) {
-            one->relro = at & ~(uintptr_t)(page_bytes - 1);
-            one->relro_end = end;
+        if (part->p_type == PT_GNU_RELRO) { /* rounded down at both ends, as the linker does it */
+            one->relro = at & page;
+            one->relro_end = end & page;
         }
         if (part->p_type == PT_LOAD) {
             if (at < one->low) one->low = at;
@@ -82,10 +143,11 @@ static int read_object(const struct dl_phdr_info *info, object_t *one) {
             default: break;
         }
     }
-    return one->symbols && one->strings;
+    /* The kernel's own (vdso) is not relocated: its tables are offsets, not addresses. */
+    return one->symbols && one->strings && (uintptr_t)one->symbols >= one->low;
 }
 
-static int write_entry(const object_t *one, uintptr_t at, void *value) {
+static int write_entry(const mapped_t *one, uintptr_t at, void *value) {
     int sealed = at >= one->relro && at < one->relro_end;
     void *start = (void *)(at & ~(uintptr_t)(page_bytes - 1));
     if (sealed && mprotect(start, page_bytes, PROT_READ | PROT_WRITE)) return 0;
@@ -94,7 +156,10 @@ static int write_entry(const object_t *one, uintptr_t at, void *value) {
     return 1;
 }
 
-static int visit_table(const object_t *one, const ElfW(Rela) * table, size_t n, visit_t *visit) {
+enum act { OPEN, CLOSE };
+/* function NULL: every one. */
+static int visit_table(const mapped_t *one, const ElfW(Rela) * table, size_t n,
+                       const function_t *function, enum act act) {
     int changed = 0;
     for (size_t i = 0; table && i < n; i++) {
         unsigned type = ELF64_R_TYPE(table[i].r_info);
@@ -102,50 +167,133 @@ static int visit_table(const object_t *one, const ElfW(Rela) * table, size_t n, 
         if (type == REL_ABS && table[i].r_addend) continue;
         const ElfW(Sym) *symbol = &one->symbols[ELF64_R_SYM(table[i].r_info)];
         if (symbol->st_shndx != SHN_UNDEF) continue; /* its own function of that name */
-        const function_t *function = function_of(one->strings + symbol->st_name);
-        if (!function || (visit->function && function != visit->function)) continue;
+        const function_t *found = function_of(one->strings + symbol->st_name);
+        if (!found || !found->real || (function && function != found)) continue;
         uintptr_t at = one->base + table[i].r_offset;
         void *now = __atomic_load_n((void **)at, __ATOMIC_ACQUIRE);
         /* Not called yet: the entry points into the object's own stub, which would bind it. */
         int unbound = type == REL_SLOT && (uintptr_t)now >= one->low && (uintptr_t)now < one->high;
-        if (visit->closing) {
-            if (now == function->hook) changed += write_entry(one, at, function->real);
-        } else if (now == function->real || unbound) {
-            changed += write_entry(one, at, function->hook);
+        if (act == CLOSE) {
+            if (now == found->hook) write_entry(one, at, found->real);
+        } else if (now == found->hook) {
+            changed++; /* its requests were recorded before */
+        } else if (now == found->real || unbound) {
+            changed += write_entry(one, at, found->hook);
         }
     }
     return changed;
 }
 
-static int visit_object(struct dl_phdr_info *info, size_t size, void *data) {
-    (void)size;
-    visit_t *visit = data;
-    const char *path = info->dlpi_name ? info->dlpi_name : "", *name = strrchr(path, '/');
-    name = name ? name + 1 : path;
-    if (visit->object && strncmp(name, visit->object, strlen(visit->object))) return 0;
-    object_t one;
-    if (!read_object(info, &one)) return 0;
-    if (!visit->closing) { /* known before the first call through the door can come */
-        int n = atomic_load(&n_opened);
-        if (n == DOORS) return 1;
-        opened[n].low = one.low;
-        opened[n].high = one.high;
-        strncpy(opened[n].name, name, sizeof opened[n].name - 1);
-        atomic_store_explicit(&n_opened, n + 1, memory_order_release);
+static int visit_entries(const mapped_t *one, const function_t *function, enum act act) {
+    return visit_table(one, one->slots, one->n_slots, function, act) +
+           visit_table(one, one->data, one->n_data, function, act);
+}
+
+/* ---- walks over all of them ------------------------------------------------------------------------ */
+
+static object_t *free_entry(void) {
+    int n = atomic_load(&n_objects);
+    for (int i = 0; i < n; i++)
+        if (!objects[i].high) return &objects[i];
+    return n == OBJECTS ? NULL : &objects[n];
+}
+
+static object_t *add_object(const char *path, const mapped_t *mapped, int is_program) {
+    object_t *one = free_entry();
+    if (!one) return NULL;
+    memset(one, 0, sizeof *one);
+    classify(one, path);
+    if (is_program && !one->kind) {
+        one->kind = KIND_PYTHON;
+        one->level = LEVEL_SAFE;
     }
-    visit->changed += visit_table(&one, one.slots, one.n_slots, visit);
-    visit->changed += visit_table(&one, one.data, one.n_data, visit);
+    size_t length = strlen(path), most = sizeof one->path - 1;
+    strcpy(one->path, path + (length > most ? length - most : 0));
+    one->low = mapped->low;
+    __atomic_store_n(&one->high, mapped->high, __ATOMIC_RELEASE);
+    if (one == &objects[atomic_load(&n_objects)])
+        atomic_fetch_add_explicit(&n_objects, 1, memory_order_release);
+    return one;
+}
+
+typedef struct {
+    int recording, visited, found;
+} scan_t;
+
+static int scan_one(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size;
+    scan_t *scan = data;
+    mapped_t mapped;
+    adds_seen = info->dlpi_adds;
+    removals_seen = info->dlpi_subs;
+    int is_program = !scan->visited++, readable = read_mapped(info, &mapped);
+    object_t *one = object_of((void *)mapped.low);
+    if (!one) {
+        const char *path = info->dlpi_name ? info->dlpi_name : "";
+        one = add_object(path, &mapped, is_program); /* the program itself comes first, unnamed */
+        scan->found += one != NULL;
+    }
+    if (readable && scan->recording && one &&
+        (one->kind == KIND_UNKNOWN || one->kind == KIND_LIBRARY))
+        visit_entries(&mapped, NULL, OPEN);
     return 0;
 }
 
-int open_door(const char *object, const function_t *function) {
-    visit_t visit = {.object = object, .function = function};
-    dl_iterate_phdr(visit_object, &visit);
+static int look_once(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size;
+    unsigned long long *seen = data;
+    seen[0] = info->dlpi_adds;
+    seen[1] = info->dlpi_subs;
+    return 1;
+}
+
+int scan_objects(int recording) {
+    unsigned long long seen[2] = {0, 0};
+    dl_iterate_phdr(look_once, seen); /* 0.1 us: mostly nothing is new */
+    if (atomic_load(&n_objects) && seen[0] == adds_seen && seen[1] == removals_seen &&
+        recording <= recorded)
+        return 0;
+    int n = atomic_load(&n_objects);
+    for (int i = 0; seen[1] != removals_seen && i < n; i++) /* something new may lie in their place */
+        if (!objects[i].doors) objects[i].low = objects[i].high = 0;
+    scan_t scan = {.recording = recording};
+    dl_iterate_phdr(scan_one, &scan);
+    recorded = recording;
+    return scan.found;
+}
+
+typedef struct {
+    const char *file;
+    const function_t *function;
+    enum act act;
+    int changed;
+} visit_t;
+
+static int visit_one(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size;
+    visit_t *visit = data;
+    const char *path = info->dlpi_name ? info->dlpi_name : "";
+    mapped_t mapped;
+    if (visit->file && strncmp(file_of(path), visit->file, strlen(visit->file))) return 0;
+    if (!read_mapped(info, &mapped)) return 0;
+    object_t *one = object_of((void *)mapped.low);
+    /* Known before the first call through the door can come. */
+    if (visit->act == OPEN && one) one->doors |= bit_of(visit->function);
+    visit->changed += visit_entries(&mapped, visit->function, visit->act);
+    return 0;
+}
+
+int open_door(const char *file, const function_t *function) {
+    visit_t visit = {.file = file, .function = function, .act = OPEN};
+    scan_objects(recorded);
+    dl_iterate_phdr(visit_one, &visit);
     return visit.changed;
 }
 
 void close_all_doors(void) {
-    visit_t visit = {.closing = 1};
-    dl_iterate_phdr(visit_object, &visit);
-    atomic_store(&n_opened, 0);
+    visit_t visit = {.act = CLOSE};
+    dl_iterate_phdr(visit_one, &visit);
+    int n = atomic_load(&n_objects);
+    for (int i = 0; i < n; i++) objects[i].doors = 0;
+    recorded = 0;
 }

@@ -24,7 +24,7 @@ static void *shut_once(void) {
 }
 
 static __attribute__((noinline)) void *large_raw_malloc(size_t n_bytes) {
-    if (judge(DOOR_PYTHON, n_bytes, "")) return NULL;
+    if (judge(DOOR_PYTHON, n_bytes, NULL, 0) == REFUSED) return NULL;
     atomic_fetch_add(&in_flight, (int64_t)n_bytes);
     void *block = raw_before.malloc(raw_before.ctx, n_bytes);
     if (block) promise(block, n_bytes);
@@ -47,7 +47,8 @@ static void *raw_calloc(void *ctx, size_t count, size_t n_bytes) {
 
 static __attribute__((noinline)) void *large_raw_realloc(void *block, size_t n_bytes) {
     size_t held = block ? malloc_usable_size(block) : 0;
-    if (n_bytes > held && judge(DOOR_PYTHON, n_bytes - held, "")) return NULL;
+    if (n_bytes > held && judge(DOOR_PYTHON, n_bytes - held, NULL, 0) == REFUSED)
+        return NULL;
     void *moved = raw_before.realloc(raw_before.ctx, block, n_bytes);
     if (moved && n_bytes > held) promise(moved, n_bytes);
     return moved;
@@ -77,10 +78,10 @@ static void *arena_alloc(void *ctx, size_t n_bytes) {
         int64_t others = atomic_load_explicit(extra_at, memory_order_relaxed);
         int64_t room = limit - others - (int64_t)n_bytes;
         int64_t used = used_bytes(room);
-        if (used > room && used >= 0) {
-            note(DOOR_ARENA, n_bytes, used + others, limit, "");
-            atomic_store(&arena_grace, used + others - limit +
-                                           atomic_load(&arena_grace) + ARENA_GRACE);
+        if (used > room && used >= 0 &&
+            settle(DOOR_ARENA, n_bytes, NULL, 0, used + others, limit) == REFUSED) {
+            int64_t grace = atomic_load(&arena_grace);
+            atomic_store(&arena_grace, used + others - limit + grace + ARENA_GRACE);
             refuse_next = 1;
             return NULL;
         }
