@@ -101,7 +101,7 @@ def _forked(
     return (*json.loads(text), "")
 
 
-def group(name: str) -> None:
+def group(name: str, budgets_mib: tuple[int, ...]) -> None:
     """All operations of a group; a line of JSON for each."""
     threads = "2" if "threads" in name else "1"
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -121,7 +121,7 @@ def group(name: str) -> None:
     for what, make in made.items():
         ends: Counter[str] = Counter()
         row: dict[str, Any] = {"operation": what, "refusals": 0, "passed": 0, "stacks": []}
-        for budget_mib in BUDGETS_MIB:
+        for budget_mib in budgets_mib:
             ended, refused, passed, stack = _forked(make, budget_mib, level)
             ends[ended] += 1
             row["refusals"] += refused
@@ -137,7 +137,10 @@ def measure(name: str, rows: dict[str, dict[str, Any]]) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     for line in done.stdout.splitlines():
         one = json.loads(line)
-        print(f"{name:14} {one['operation']:28} {one['refusals']:6} refused  {one['ends']}")
+        print(
+            f"{name:14} {one['operation']:28} {one['refusals']:6} refused  {one['ends']}",
+            flush=True,
+        )
         row = rows.setdefault(
             f"{name}: {one['operation']}", {"ends": {}, "refusals": 0, "passed": 0, "stacks": []}
         )
@@ -170,9 +173,10 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", default=[], choices=[*GROUPS, []])
     parser.add_argument("--repeat", type=int, default=1, help="how often each run is made")
     parser.add_argument("--one", choices=GROUPS, help=argparse.SUPPRESS)
+    parser.add_argument("--budgets", nargs="*", default=[], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        group(given.one)
+        group(given.one, tuple(map(int, given.budgets)) or BUDGETS_MIB)
         return
     wanted = given.groups or GROUPS
     rows: dict[str, dict[str, Any]] = {}

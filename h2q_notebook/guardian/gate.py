@@ -7,6 +7,7 @@ The doors themselves are ``native/``; which of them there are is ``gate_rules``.
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -212,10 +213,11 @@ class Gate:
 
 
 def _why_no_gate() -> str:
-    """A free-threaded Python allocates by other ways than the public ones."""
-    return (
-        "" if getattr(sys, "_is_gil_enabled", lambda: True)() else "not on a free-threaded Python"
-    )
+    """Where Python's blocks are not malloc's, their sizes cannot be told."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return "not on a free-threaded Python"
+    allocator = os.environ.get("PYTHONMALLOC", "")
+    return f"not with PYTHONMALLOC={allocator}" if allocator.startswith("mimalloc") else ""
 
 
 def _verdict(gate: Any, words: memoryview) -> str:

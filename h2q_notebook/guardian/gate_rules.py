@@ -59,10 +59,13 @@ class Door:
 
 # What Python and the libraries below stand on, and what Python's own modules call.
 _SYSTEM = (
-    "libc.so", "libc-", "libm.so", "libm-", "ld-linux", "libpthread", "libdl", "librt", "libutil",
-    "libstdc++", "libgcc_s", "libgomp", "linux-vdso", "libz.so", "libbz2", "liblzma", "libffi",
-    "libsqlite3", "libcrypto", "libssl", "libexpat",
+    "libc.so", "libc-", "libm.so", "libm-", "ld-linux", "libpthread", "libdl.so", "libdl-",
+    "librt.so", "librt-", "libutil.so", "libstdc++.so", "libgcc_s", "libgomp", "linux-vdso",
+    "libz.so", "libbz2.so", "liblzma.so", "libffi.so", "libsqlite3.so", "libcrypto.so",
+    "libssl.so", "libexpat.so",
 )  # fmt: skip
+# Where they lie in a folder of libraries, beside other people's (libtorchaudio and the like).
+_TORCH = ("libc10.so", "libtorch.so", "libtorch_cpu.so", "libtorch_python.so")
 RULES: tuple[Rule, ...] = (
     Rule("/h2q_notebook/guardian/_gate", Kind.PYTHON),
     Rule("libpython", Kind.PYTHON),
@@ -72,8 +75,7 @@ RULES: tuple[Rule, ...] = (
     Rule("-packages/numpy.libs/", Kind.LIBRARY),
     Rule("-packages/pandas/", Kind.LIBRARY),
     Rule("-packages/torch/", Kind.LIBRARY),
-    Rule("libc10.so", Kind.LIBRARY),
-    Rule("libtorch", Kind.LIBRARY),
+    *(Rule(text, Kind.LIBRARY) for text in _TORCH),
     Rule("-packages/pyarrow/", Kind.LIBRARY, Level.WIDE),
 )
 """The first that matches counts."""

@@ -10,6 +10,7 @@ import mmap
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 import threading
 from collections.abc import Iterator
@@ -306,6 +307,62 @@ def test_a_second_guardian_in_the_process_leaves_the_firsts_gate_alone(armed: Ar
     assert second.begin(), "it is free again"
     second.close()
     assert armed.gate.begin()
+
+
+BEHIND = """
+import tracemalloc
+from h2q_notebook.guardian import _gate
+from h2q_notebook.guardian.gate import Gate
+from h2q_notebook.guardian.page import SharedPage, Word
+if {tracing}:
+    tracemalloc.start()
+gate, page = Gate(_gate), SharedPage()
+print(gate.begin(), gate.reason)
+if gate.works:
+    gate.watch(page)
+    page[Word.LIMIT] = _gate.used() + (90 << 20)
+    gate.arm()
+    grown = bytearray()
+    try:
+        for _ in range(300):
+            grown += b"x" * (1 << 20)
+    except MemoryError:
+        pass
+    try:
+        b"x" * (200 << 20)
+    except MemoryError:
+        print("refused")
+    gate.pause()
+    print(len(grown) <= 90 << 20)
+    tracemalloc.stop()
+    gate.close()
+    print(len(b"x" * (200 << 20)) == 200 << 20)
+"""
+
+
+@pytest.mark.parametrize("environment", ["plain", "PYTHONMALLOC", "PYTHONDEVMODE", "tracing"])
+def test_debug_allocators_and_tracemalloc_go_with_it(environment: str) -> None:
+    """A debug allocator's block is not malloc's: its size must not be asked of malloc."""
+    extra = {"PYTHONMALLOC": "debug", "PYTHONDEVMODE": "1"}.get(environment, "")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BEHIND.format(tracing=environment == "tracing")],
+        env={**os.environ, **({environment: extra} if extra else {})},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    told = done.stdout.split()
+    assert told[:2] == ["True", "refused"]
+    # A realloc is not asked about where its block is not malloc's; the watcher sees it grow.
+    assert told[2:] == [str(environment == "plain"), "True"]
+
+
+def test_an_allocator_of_python_that_is_not_mallocs_keeps_it_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONMALLOC", "mimalloc")
+    gate = Gate(_gate)
+    assert not gate.begin()
+    assert gate.reason == "not with PYTHONMALLOC=mimalloc"
 
 
 def test_wrong_use_of_the_extension_is_an_exception() -> None:

@@ -46,6 +46,8 @@ static void *raw_calloc(void *ctx, size_t count, size_t n_bytes) {
 }
 
 static __attribute__((noinline)) void *large_raw_realloc(void *block, size_t n_bytes) {
+    /* Under a debug allocator (which has a context) a block is not one of malloc's. */
+    if (raw_before.ctx) return raw_before.realloc(raw_before.ctx, block, n_bytes);
     size_t held = block ? malloc_usable_size(block) : 0;
     if (n_bytes > held && judge(DOOR_PYTHON, n_bytes - held, NULL, 0) == REFUSED)
         return NULL;
