@@ -78,6 +78,8 @@ class MemoryGuardian:
         self._armed: GuardRequest | None = None
         self._token = 0
         self._granted = 0
+        # Held where the limit is written: a look of the kernel's guard may outlast a cell.
+        self._limit_lock = threading.Lock()
         self._baseline = self.read()
         self._peak: PeakMark | None = None
         self._start_s = 0.0
@@ -225,13 +227,14 @@ class MemoryGuardian:
             self._replace_watcher()
         assert self._watcher is not None
         assert self._stop is not None
-        self._token += 1
         self._threads = frozenset(threading.enumerate())
         self._peak = PeakMark()
         self._baseline = base = self.read()
-        limit = self._granted = base.used_bytes + request.budget_bytes
+        limit = base.used_bytes + request.budget_bytes
         page = self._watcher.page
-        page[Word.LIMIT] = limit
+        with self._limit_lock:
+            self._token += 1
+            self._granted = page[Word.LIMIT] = limit
         page[Word.CAUSE] = page[Word.INSIST] = page[Word.EXTRA] = page[Word.REFUSED] = 0
         if request.strict:
             self._strict.apply(base.data_bytes, request.budget_bytes)
@@ -333,10 +336,11 @@ class MemoryGuardian:
         watcher = self._watcher
         if self._armed is None or watcher is None:
             return 0
-        limit = watcher.page[Word.LIMIT] + extra_bytes
-        self._granted += extra_bytes
-        watcher.page[Word.LIMIT] = limit
-        self._refuser.set_limit(limit)
+        with self._limit_lock:
+            limit = watcher.page[Word.LIMIT] + extra_bytes
+            self._granted += extra_bytes
+            watcher.page[Word.LIMIT] = limit
+            self._refuser.set_limit(limit)
         self._strict.move(extra_bytes)
         return limit - self._baseline.used_bytes
 
@@ -352,14 +356,17 @@ class MemoryGuardian:
         Returns:
             The new budget in bytes where it was lowered; else 0.
         """
-        watcher = self._watcher
+        watcher, token = self._watcher, self._token
         if self._armed is None or watcher is None:
             return 0
         page = watcher.page
-        before = page[Word.LIMIT]
-        limit = min(self._granted, self.used_bytes() + page[Word.EXTRA] + spare_bytes)
-        page[Word.LIMIT] = limit
-        self._refuser.set_limit(limit)
+        room = self.used_bytes() + page[Word.EXTRA] + spare_bytes
+        with self._limit_lock:
+            if self._armed is None or self._token != token:
+                return 0  # the cell has ended meanwhile; the next one's limit is its own
+            before = page[Word.LIMIT]
+            limit = page[Word.LIMIT] = min(self._granted, room)
+            self._refuser.set_limit(limit)
         return limit - self._baseline.used_bytes if limit < before else 0
 
     def request_stop(self) -> bool:

@@ -16,6 +16,7 @@ from h2q_notebook.errors import CellStopRequested, CellTimeExceeded, MemoryBudge
 from h2q_notebook.guardian.arming import GuardRequest, WatchResult
 from h2q_notebook.guardian.channel import ThreadWatcher
 from h2q_notebook.guardian.guardian import MemoryGuardian
+from h2q_notebook.guardian.page import Word
 from h2q_notebook.guardian.reclaim import clear_exception, release_memory
 from h2q_notebook.guardian.stop import CellContext
 from h2q_notebook.policy.strikes import Cause
@@ -45,13 +46,7 @@ def run_code(source: str, names: dict[str, Any]) -> None:
     exec(compile(source, "<cell>", "exec"), names)
 
 
-def run(
-    guardian: MemoryGuardian,
-    source: str,
-    request: GuardRequest,
-    *,
-    after_arm: Callable[[], object] = lambda: None,
-) -> tuple[BaseException | None, WatchResult]:
+def _arm(guardian: MemoryGuardian, request: GuardRequest) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "cell"}
     guardian.arm(
         request,
@@ -59,6 +54,17 @@ def run(
             token, threading.get_ident(), run_code.__code__, names, lambda cause: cause.name
         ),
     )
+    return names
+
+
+def run(
+    guardian: MemoryGuardian,
+    source: str,
+    request: GuardRequest,
+    *,
+    after_arm: Callable[[], object] = lambda: None,
+) -> tuple[BaseException | None, WatchResult]:
+    names = _arm(guardian, request)
     after_arm()
     error: BaseException | None = None
     try:
@@ -224,6 +230,30 @@ def test_a_cell_is_kept_within_what_others_leave_it_and_gets_it_back(
     assert seen[1:] == [0, 200 * MIB], "it goes up again, and never above what was granted"
     assert result.budget_bytes < 100 * MIB
     assert guardian.follow_room(0) == 0, "nothing is guarded any more"
+
+
+def test_what_was_looked_up_for_one_cell_never_moves_the_limit_of_the_next(
+    guardian: MemoryGuardian,
+) -> None:
+    """A look that lasted from one cell into the next gave it the other's limit: +142 MiB."""
+    limits: list[int] = []
+    read = guardian.used_bytes
+
+    def slow_read() -> int:
+        guardian.used_bytes = read  # type: ignore[method-assign]
+        guardian.disarm()
+        _arm(guardian, GuardRequest(50 * MIB))
+        assert guardian._watcher is not None
+        limits.append(guardian._watcher.page[Word.LIMIT])
+        return read()
+
+    _arm(guardian, GuardRequest(300 * MIB))
+    guardian.used_bytes = slow_read  # type: ignore[method-assign]
+    assert guardian.follow_room(1 << 40) == 0
+    assert guardian._watcher is not None
+    limits.append(guardian._watcher.page[Word.LIMIT])
+    guardian.disarm()
+    assert limits[0] == limits[1]
 
 
 def test_stop_ends_a_cell_and_timeout_too(guardian: MemoryGuardian) -> None:
