@@ -6,6 +6,7 @@ It is optional: without a compiler h2q installs and works, and its status says w
 import glob
 import platform
 import sys
+import sysconfig
 
 from setuptools import Extension, setup
 
@@ -20,4 +21,6 @@ GATE = Extension(
 )
 HERE = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 GLIBC = platform.libc_ver()[0] == "glibc"
-setup(ext_modules=[GATE] if HERE and GLIBC else [])
+# It allocates by other ways than the gate's, and importing the gate would switch its GIL on.
+FREE_THREADED = sysconfig.get_config_var("Py_GIL_DISABLED")
+setup(ext_modules=[GATE] if HERE and GLIBC and not FREE_THREADED else [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -51,7 +51,9 @@ class GatePassed:
 
 
 def compiled() -> Any | None:
-    """The extension; None where it was not built."""
+    """The extension; None where it was not built, or must not be imported."""
+    if _why_no_gate():
+        return None
     try:
         return import_module("h2q_notebook.guardian._gate")
     except ImportError:
@@ -71,7 +73,8 @@ class Gate:
 
     def __init__(self, module: Any | None = None) -> None:
         self._gate = module
-        self.reason = _NOT_STARTED if module else "not built: no compiler when h2q was installed"
+        not_built = _why_no_gate() or "not built: no compiler when h2q was installed"
+        self.reason = _NOT_STARTED if module else not_built
         """Why it is off; empty while it works."""
         self._page: SharedPage | None = None
         self._watching = False
@@ -214,7 +217,8 @@ class Gate:
 
 def _why_no_gate() -> str:
     """Where Python's blocks are not malloc's, their sizes cannot be told."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    # The build is asked about, not whether the GIL is on: importing the extension switches it on.
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "not on a free-threaded Python"
     allocator = os.environ.get("PYTHONMALLOC", "")
     return f"not with PYTHONMALLOC={allocator}" if allocator.startswith("mimalloc") else ""

@@ -83,6 +83,10 @@ RULES: tuple[Rule, ...] = (
 DOORS: tuple[Door, ...] = (
     # Never numpy's realloc: pandas swallows its failure and writes out of bounds.
     Door("numpy", "_multiarray_umath", "malloc", Level.SAFE, ("numpy", "pandas")),
+    # Since 2.5 numpy asks Python's raw allocator, which is refused: its realloc needs a door that
+    # lets it pass.
+    Door("numpy", "_multiarray_umath", "PyMem_RawMalloc", Level.SAFE, ("numpy", "pandas")),
+    Door("numpy", "_multiarray_umath", "PyMem_RawRealloc", Level.SAFE, ("numpy", "pandas")),
     Door("torch", "libc10.so", "posix_memalign", Level.SAFE, ("torch", "torch threads")),
     Door("torch", "libtorch_cpu.so", "posix_memalign", Level.WIDE, ("wide torch",)),
     Door("torch", "libtorch_cpu.so", "malloc", Level.WIDE, ("wide torch",)),

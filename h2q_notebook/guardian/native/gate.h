@@ -78,6 +78,7 @@ typedef struct {
 typedef struct {
     const char *symbol;
     void *real, *hook;
+    void *called; /* what calls are bound to, where that is another address than `real`; else NULL */
 } function_t;
 
 /* Objects whose path contains it (where it has a slash), or whose file name begins so, are of that
@@ -89,6 +90,8 @@ void forget_rules(void) HIDDEN;
 int scan_objects(int recording) HIDDEN;
 /* How many entries of objects whose file name begins so were changed. */
 int open_door(const char *file, const function_t *function) HIDDEN;
+/* Whether calls of that name in the program itself are bound to that address by now. */
+int program_calls(const char *symbol, const void *address) HIDDEN;
 /* Every entry that leads to a hook leads to the C library again. */
 void close_all_doors(void) HIDDEN;
 /* NULL where it lies in nothing that was loaded at the last look (code made at run time). */
@@ -158,6 +161,7 @@ void disarm_arenas(void) HIDDEN;
 /* NULL where there is no door for that symbol. */
 const function_t *function_of(const char *symbol) HIDDEN;
 unsigned bit_of(const function_t *function) HIDDEN;
+void find_called(void) HIDDEN;
 /* C++'s own, once libstdc++ is there. */
 void find_operator_new(void) HIDDEN;
 

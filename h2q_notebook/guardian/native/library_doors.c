@@ -4,8 +4,10 @@
  * that the return address lies in has a bit for each function that may be refused there. (A function
  * that ends in a jump to malloc shows its own caller: such a request is granted, or told of another
  * library's.) calloc has no hook: what it gives is lazy. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE 1
 #include "gate.h"
+
+#include <Python.h>
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,8 +16,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { F_MALLOC, F_POSIX_MEMALIGN, F_ALIGNED_ALLOC, F_NEW, F_NEW_ARRAY, F_REALLOC, F_MMAP, F_MMAP64 };
-static function_t functions[9];
+enum { F_MALLOC, F_POSIX_MEMALIGN, F_ALIGNED_ALLOC, F_NEW, F_NEW_ARRAY, F_REALLOC, F_MMAP, F_MMAP64,
+       F_RAW_MALLOC, F_RAW_REALLOC };
+static function_t functions[11];
 
 #define CALLER __builtin_return_address(0)
 
@@ -106,18 +109,52 @@ static void *door_mmap(void *at, size_t n_bytes, int access, int flags, int fd, 
     return mmap(at, n_bytes, access, flags, fd, offset);
 }
 
+static int is_open(int function, const void *caller) {
+    object_t *object = object_of(caller);
+    return object && object->doors & 1u << function;
+}
+
+/* numpy 2.5 and newer takes its data from Python's raw allocator, and so from behind the door of
+ * Python's own requests. Asked here, a refusal carries numpy's name, and is not asked a second time.
+ * Others go on as if there were no hook: they are asked behind that door. */
+static __attribute__((noinline)) void *large_raw_malloc(size_t n_bytes, const void *caller) {
+    if (!is_open(F_RAW_MALLOC, caller)) return PyMem_RawMalloc(n_bytes);
+    if (ask(DOOR_MALLOC, F_RAW_MALLOC, n_bytes, caller) == REFUSED) return NULL;
+    passing++;
+    void *block = PyMem_RawMalloc(n_bytes);
+    passing--;
+    return block;
+}
+
+static void *door_raw_malloc(size_t n_bytes) {
+    if (is_large(n_bytes)) return large_raw_malloc(n_bytes, CALLER);
+    return PyMem_RawMalloc(n_bytes);
+}
+
+/* Where this door is open nothing is refused: pandas' value_counts ended in a SIGSEGV (numpy 2.5.5,
+ * pandas 3.1.1), as it did on the realloc of numpy before. */
+static void *door_raw_realloc(void *block, size_t n_bytes) {
+    if (!is_large(n_bytes) || !is_open(F_RAW_REALLOC, CALLER)) return PyMem_RawRealloc(block, n_bytes);
+    passing++;
+    void *moved = PyMem_RawRealloc(block, n_bytes);
+    passing--;
+    return moved;
+}
+
 /* The real ones are what this object itself is bound to: where a preloaded allocator stands in for
  * the C library's, both sides see it. */
 static function_t functions[] = {
-    [F_MALLOC] = {"malloc", (void *)malloc, (void *)door_malloc},
-    [F_POSIX_MEMALIGN] = {"posix_memalign", (void *)posix_memalign, (void *)door_posix_memalign},
-    [F_ALIGNED_ALLOC] = {"aligned_alloc", (void *)aligned_alloc, (void *)door_aligned_alloc},
-    [F_NEW] = {"_Znwm", NULL, (void *)door_new},
-    [F_NEW_ARRAY] = {"_Znam", NULL, (void *)door_new_array},
-    [F_REALLOC] = {"realloc", (void *)realloc, (void *)door_realloc},
-    [F_MMAP] = {"mmap", (void *)mmap, (void *)door_mmap},
-    [F_MMAP64] = {"mmap64", (void *)mmap64, (void *)door_mmap}, /* off_t has 64 bits here */
-    {NULL, NULL, NULL},
+    [F_MALLOC] = {"malloc", (void *)malloc, (void *)door_malloc, NULL},
+    [F_POSIX_MEMALIGN] = {"posix_memalign", (void *)posix_memalign, (void *)door_posix_memalign, NULL},
+    [F_ALIGNED_ALLOC] = {"aligned_alloc", (void *)aligned_alloc, (void *)door_aligned_alloc, NULL},
+    [F_NEW] = {"_Znwm", NULL, (void *)door_new, NULL},
+    [F_NEW_ARRAY] = {"_Znam", NULL, (void *)door_new_array, NULL},
+    [F_REALLOC] = {"realloc", (void *)realloc, (void *)door_realloc, NULL},
+    [F_MMAP] = {"mmap", (void *)mmap, (void *)door_mmap, NULL},
+    [F_MMAP64] = {"mmap64", (void *)mmap64, (void *)door_mmap, NULL}, /* off_t has 64 bits here */
+    [F_RAW_MALLOC] = {"PyMem_RawMalloc", (void *)PyMem_RawMalloc, (void *)door_raw_malloc, NULL},
+    [F_RAW_REALLOC] = {"PyMem_RawRealloc", (void *)PyMem_RawRealloc, (void *)door_raw_realloc, NULL},
+    {NULL, NULL, NULL, NULL},
 };
 
 const function_t *function_of(const char *symbol) {
@@ -128,6 +165,20 @@ const function_t *function_of(const char *symbol) {
 
 unsigned bit_of(const function_t *function) {
     return function ? 1u << (function - functions) : 0;
+}
+
+/* A program linked to a fixed address (the Python of Debian and Ubuntu) that takes the address of
+ * malloc is where every pointer to malloc leads, this object's too: to a stub in the program. Calls do
+ * not, they are bound to the C library. That second address is believed only where the program itself
+ * calls it: with a preloaded allocator, or hooks of others, the door stays shut there. */
+void find_called(void) {
+    void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+    if (!libc) return;
+    for (function_t *one = functions; one->symbol; one++) {
+        void *own = dlsym(libc, one->symbol);
+        if (own && own != one->real && program_calls(one->symbol, own)) one->called = own;
+    }
+    dlclose(libc);
 }
 
 void find_operator_new(void) {

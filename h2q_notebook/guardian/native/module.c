@@ -1,5 +1,5 @@
 /* Python's side: see guardian/gate.py. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE 1
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -233,6 +233,7 @@ PyMODINIT_FUNC PyInit__gate(void) {
     page_bytes = sysconf(_SC_PAGESIZE);
     pthread_atfork(NULL, NULL, in_child);
     find_python();
+    find_called();
     void *first[1];
     backtrace(first, 1); /* loads the unwinder now, and not in the middle of an allocation */
     return PyModule_Create(&definition);

@@ -3,7 +3,7 @@
  * The table is written under the GIL and read without it: an entry lies nowhere until it is complete,
  * and never moves. The entry of an object that has been unloaded lies nowhere again, and is used for
  * the next one. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE 1
 #include "gate.h"
 
 #include <elf.h>
@@ -156,6 +156,33 @@ static int write_entry(const mapped_t *one, uintptr_t at, void *value) {
     return 1;
 }
 
+typedef struct {
+    const char *symbol;
+    const void *address;
+    int found;
+} call_t;
+
+static int look_in_program(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size;
+    call_t *call = data;
+    mapped_t program;
+    if (!read_mapped(info, &program)) return 1;
+    for (size_t i = 0; program.slots && i < program.n_slots && !call->found; i++) {
+        const ElfW(Rela) *slot = &program.slots[i];
+        const ElfW(Sym) *symbol = &program.symbols[ELF64_R_SYM(slot->r_info)];
+        if (strcmp(program.strings + symbol->st_name, call->symbol)) continue;
+        void *now = __atomic_load_n((void **)(program.base + slot->r_offset), __ATOMIC_ACQUIRE);
+        call->found = now == call->address;
+    }
+    return 1; /* it is the first of all objects */
+}
+
+int program_calls(const char *symbol, const void *address) {
+    call_t call = {.symbol = symbol, .address = address};
+    dl_iterate_phdr(look_in_program, &call);
+    return call.found;
+}
+
 enum act { OPEN, CLOSE };
 /* function NULL: every one. */
 static int visit_table(const mapped_t *one, const ElfW(Rela) * table, size_t n,
@@ -177,7 +204,7 @@ static int visit_table(const mapped_t *one, const ElfW(Rela) * table, size_t n,
             if (now == found->hook) write_entry(one, at, found->real);
         } else if (now == found->hook) {
             changed++; /* its requests were recorded before */
-        } else if (now == found->real || unbound) {
+        } else if (now == found->real || (now && now == found->called) || unbound) {
             changed += write_entry(one, at, found->hook);
         }
     }

@@ -3,7 +3,7 @@
  * Two requests in a row, each of which fits, must not both pass: the first is not seen in the
  * resident pages until it is written to. A block leaves the list when it is full, unmapped or given
  * back in part, and when nothing was written to it for two seconds: then it is meant to be lazy. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE 1
 #include "gate.h"
 
 #include <string.h>

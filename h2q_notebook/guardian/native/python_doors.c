@@ -1,5 +1,5 @@
 /* Python's own allocators, by their public interface (PEP 445). */
-#define _GNU_SOURCE
+#define _GNU_SOURCE 1
 #include "gate.h"
 
 #include <Python.h>

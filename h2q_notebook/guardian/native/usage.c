@@ -1,5 +1,5 @@
 /* What the process holds, from /proc. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE 1
 #include "gate.h"
 
 #include <fcntl.h>

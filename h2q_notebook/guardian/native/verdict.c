@@ -1,5 +1,5 @@
 /* The question: does it fit, and may it be refused? And the record of both. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE 1
 #include "gate.h"
 
 #include <errno.h>
