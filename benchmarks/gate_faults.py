@@ -1,12 +1,13 @@
 """Injected refusals: what do libraries do when the compiled gate gives them no memory?
 
-    python -m benchmarks.gate_faults [--repeat N] [GROUP ...]
+    python -m benchmarks.gate_faults [--repeat N] [--into NAME] [GROUP ...]
 
 Each operation runs under twenty budgets, each time in a process of its own, with every request of
 1 MiB and more asked about (the gate's own threshold is 16 MiB: there is more to refuse here). What
 counts is how the process ends: with a result, with a Python exception, or by a signal. One crash
 takes a door out of its level. Writes results/gate_faults.json, which is the evidence for
 ``gate_rules``; groups that are named are measured again, the others stay as they are there.
+Another environment (another numpy, another Python) has a record of its own: ``--into``.
 
 A group's libraries are imported once, in a process with one thread of computation, which is forked
 for every run. A library that is absent is named and left out.
@@ -172,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", default=[], choices=[*GROUPS, []])
     parser.add_argument("--repeat", type=int, default=1, help="how often each run is made")
+    parser.add_argument("--into", default="gate_faults", help="the name of the result file")
     parser.add_argument("--one", choices=GROUPS, help=argparse.SUPPRESS)
     parser.add_argument("--budgets", nargs="*", default=[], help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -184,12 +186,13 @@ def main() -> None:
         for _ in range(given.repeat):
             measure(name, rows)
     kept: dict[str, dict[str, Any]] = {}
-    if given.groups and (RESULTS / "gate_faults.json").exists():
-        before = json.loads((RESULTS / "gate_faults.json").read_text(encoding="utf-8"))["rows"]
+    path = RESULTS / f"{given.into}.json"
+    if given.groups and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["rows"]
         kept = {key: row for key, row in before.items() if key.split(": ")[0] not in wanted}
     rows = {**kept, **rows}
     print(totals(rows))
-    write_result("gate_faults", {"machine": describe_machine(), **totals(rows), "rows": rows})
+    write_result(given.into, {"machine": describe_machine(), **totals(rows), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ class Door:
     level: Level
     evidence: tuple[str, ...]
     """The groups of ``gate_faults`` that went through it."""
+    record: str = "gate_faults"
+    """The file of ``benchmarks/results`` that holds them."""
 
 
 # What Python and the libraries below stand on, and what Python's own modules call.
@@ -80,13 +82,14 @@ RULES: tuple[Rule, ...] = (
 )
 """The first that matches counts."""
 
+_NUMPY_25 = (("numpy", "pandas"), "gate_faults_numpy25")
 DOORS: tuple[Door, ...] = (
     # Never numpy's realloc: pandas swallows its failure and writes out of bounds.
     Door("numpy", "_multiarray_umath", "malloc", Level.SAFE, ("numpy", "pandas")),
     # Since 2.5 numpy asks Python's raw allocator, which is refused: its realloc needs a door that
     # lets it pass.
-    Door("numpy", "_multiarray_umath", "PyMem_RawMalloc", Level.SAFE, ("numpy", "pandas")),
-    Door("numpy", "_multiarray_umath", "PyMem_RawRealloc", Level.SAFE, ("numpy", "pandas")),
+    Door("numpy", "_multiarray_umath", "PyMem_RawMalloc", Level.SAFE, *_NUMPY_25),
+    Door("numpy", "_multiarray_umath", "PyMem_RawRealloc", Level.SAFE, *_NUMPY_25),
     Door("torch", "libc10.so", "posix_memalign", Level.SAFE, ("torch", "torch threads")),
     Door("torch", "libtorch_cpu.so", "posix_memalign", Level.WIDE, ("wide torch",)),
     Door("torch", "libtorch_cpu.so", "malloc", Level.WIDE, ("wide torch",)),
