@@ -264,6 +264,19 @@ def test_closing_puts_everything_back_and_it_can_begin_again() -> None:
     again.close()
 
 
+def test_every_entry_of_every_library_is_put_back_when_it_is_closed() -> None:
+    pytest.importorskip("numpy")
+    assert _gate.hooked() == 0
+    one = Armed()
+    one.gate.open("numpy")
+    doors = _gate.hooked()
+    assert doors > 0
+    one.room(100, Level.WIDE)
+    assert _gate.hooked() > doors + 20, "the wide gate sees what every library asks for"
+    one.close()
+    assert _gate.hooked() == 0
+
+
 def test_a_trial_that_fails_leaves_it_off_and_says_why() -> None:
     class Deaf:
         """It grants everything."""

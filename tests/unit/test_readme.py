@@ -26,6 +26,12 @@ def test_the_page_of_settings_has_every_setting_as_it_is() -> None:
     assert readme_figures.rewritten_settings(page) == page
 
 
+def test_the_tables_of_the_gate_are_those_of_the_results() -> None:
+    # Behind? python -m benchmarks.readme_figures
+    page = readme_figures.GATE.read_text(encoding="utf-8")
+    assert readme_figures.rewritten_gate(page) == page
+
+
 def test_a_benchmark_that_has_not_run_has_no_line(tmp_path: Path) -> None:
     assert figures(tmp_path).count("\n") == 1
     assert overshoots(tmp_path).count("\n") == 1

@@ -92,6 +92,8 @@ int scan_objects(int recording) HIDDEN;
 int open_door(const char *file, const function_t *function) HIDDEN;
 /* Whether calls of that name in the program itself are bound to that address by now. */
 int program_calls(const char *symbol, const void *address) HIDDEN;
+/* How many entries of all objects lead to a hook now. */
+int count_hooked(void) HIDDEN;
 /* Every entry that leads to a hook leads to the C library again. */
 void close_all_doors(void) HIDDEN;
 /* NULL where it lies in nothing that was loaded at the last look (code made at run time). */

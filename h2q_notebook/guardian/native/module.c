@@ -94,6 +94,12 @@ static PyObject *gate_open_door(PyObject *self, PyObject *args) {
     return PyLong_FromLong(open_door(object, function));
 }
 
+static PyObject *gate_hooked(PyObject *self, PyObject *args) {
+    (void)self;
+    (void)args;
+    return PyLong_FromLong(count_hooked());
+}
+
 static PyObject *gate_close_doors(PyObject *self, PyObject *args) {
     (void)self;
     (void)args;
@@ -212,6 +218,7 @@ static PyMethodDef methods[] = {
     {"know", gate_know, METH_VARARGS, "know(text, kind, level): a rule for objects."},
     {"scan", gate_scan, METH_VARARGS, "scan(recording) -> objects that are new."},
     {"open_door", gate_open_door, METH_VARARGS, "open_door(object, symbol) -> entries changed."},
+    {"hooked", gate_hooked, METH_NOARGS, "Entries that lead to a hook now."},
     {"close_doors", gate_close_doors, METH_NOARGS, "Put all back -> whether all could be."},
     {"arm", gate_arm, METH_VARARGS, "arm(threshold, level): refuse what does not fit."},
     {"disarm", gate_disarm, METH_NOARGS, "Refuse nothing."},

@@ -183,7 +183,7 @@ int program_calls(const char *symbol, const void *address) {
     return call.found;
 }
 
-enum act { OPEN, CLOSE };
+enum act { OPEN, CLOSE, COUNT };
 /* function NULL: every one. */
 static int visit_table(const mapped_t *one, const ElfW(Rela) * table, size_t n,
                        const function_t *function, enum act act) {
@@ -203,7 +203,9 @@ static int visit_table(const mapped_t *one, const ElfW(Rela) * table, size_t n,
         if (act == CLOSE) {
             if (now == found->hook) write_entry(one, at, found->real);
         } else if (now == found->hook) {
-            changed++; /* its requests were recorded before */
+            changed++; /* opened before, or its requests were recorded */
+        } else if (act == COUNT) {
+            continue;
         } else if (now == found->real || (now && now == found->called) || unbound) {
             changed += write_entry(one, at, found->hook);
         }
@@ -313,6 +315,12 @@ static int visit_one(struct dl_phdr_info *info, size_t size, void *data) {
 int open_door(const char *file, const function_t *function) {
     visit_t visit = {.file = file, .function = function, .act = OPEN};
     scan_objects(recorded);
+    dl_iterate_phdr(visit_one, &visit);
+    return visit.changed;
+}
+
+int count_hooked(void) {
+    visit_t visit = {.act = COUNT};
     dl_iterate_phdr(visit_one, &visit);
     return visit.changed;
 }
