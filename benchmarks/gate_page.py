@@ -82,15 +82,20 @@ def costs(record: Record) -> str:
 
 
 def platforms(record: Record) -> str:
-    """Where the gate's own tests were run."""
+    """Where the gate's own tests were run, and the wheels."""
     rows: list[tuple[object, ...]] = []
-    for one in record["platforms"]:
+    for name, one in record["platforms"].items():
+        if "python" not in one:
+            continue  # there was no such Python
+        where = f"{one['machine']}{', emulated' if one['emulated'] else ''}"
         for test in one.get("tests", [one]):
-            where = f"{one['machine']}{', emulated' if one.get('emulated') else ''}"
             rows.append(
-                (one["name"], one.get("python", ""), where, one.get("glibc", ""),
-                 test.get("numpy", ""), _counts(test))
-            )  # fmt: skip
+                (name, one["python"], where, one["glibc"], test.get("numpy", ""), _counts(test))
+            )
+    for name, one in record["wheels"].items():
+        works = "the gate works from it" if one.get("gate_works") else one.get("reason", "no")
+        where = f"{one['machine']}, {one.get('compiler', '')}"
+        rows.append((name, one.get("python", ""), where, "", "", f"{one.get('tag', '')}: {works}"))
     return _table(("platform", "Python", "machine", "glibc", "numpy", "the gate's tests"), rows)
 
 
