@@ -157,12 +157,9 @@ class Gate:
         """
         if not self.works or self._gate is None:
             return False
-        opened = [
-            (door.level, self._gate.open_door(door.file, door.symbol))
-            for door in DOORS
-            if door.library == module and door.level <= level
-        ]
-        return any(changed for at, changed in opened if at is Level.SAFE)
+        doors = [door for door in DOORS if door.library == module and door.level <= level]
+        opened = {door: self._gate.open_door(door.file, door.symbol) for door in doors}
+        return any(changed for door, changed in opened.items() if door.level is Level.SAFE)
 
     def close(self) -> None:
         """Put everything back."""
@@ -210,9 +207,15 @@ class Gate:
         return tuple(sorted(told, key=lambda one: -one.asked_bytes))
 
     def _look(self) -> None:
-        """An extension has been loaded."""
-        if self._gate is not None:
-            self._gate.scan(self._level is Level.WIDE)
+        """An extension has been loaded, with what it needs.
+
+        The doors are opened at once: between numpy's core and the end of ``import numpy`` its
+        realloc would be refused as one of Python's.
+        """
+        if self._gate is not None and self._gate.scan(self._level is Level.WIDE):
+            for door in DOORS:
+                if door.level <= self._level:
+                    self._gate.open_door(door.file, door.symbol)
 
 
 def _why_no_gate() -> str:

@@ -529,6 +529,30 @@ def test_a_library_that_is_imported_within_the_cell_is_seen_too(armed: Armed) ->
     assert any("_xxtestfuzz" in path for path in new)
 
 
+IMPORTED = """
+import sys
+from h2q_notebook.guardian import _gate
+from h2q_notebook.guardian.gate import Gate
+from h2q_notebook.guardian.page import SharedPage, Word
+gate, page = Gate(_gate), SharedPage()
+assert gate.begin()
+gate.watch(page)
+page[Word.LIMIT] = 1 << 50
+gate.arm()
+import numpy._core.multiarray
+print([doors for path, _, _, doors in _gate.objects() if "_multiarray_umath" in path])
+"""
+
+
+def test_the_doors_of_a_library_are_open_as_soon_as_it_is_loaded() -> None:
+    pytest.importorskip("numpy", minversion="2.0")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True
+    )
+    (doors,) = json.loads(done.stdout)
+    assert doors > 0
+
+
 def test_every_object_has_its_kind() -> None:
     np = pytest.importorskip("numpy")
     torch = pytest.importorskip("torch")
