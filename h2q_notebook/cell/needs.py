@@ -7,27 +7,28 @@ magic) may be copied though it is not needed; one that is needed is never left o
 from __future__ import annotations
 
 import ast
-import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pickle import PickleBuffer
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Copies", "copies_of", "modules_of", "needed_names"]
+from h2q_notebook.cell.pickling import Packed, is_users, pack
+
+__all__ = ["Copies", "copies_of", "modules_of", "needed_names", "packed_of"]
 
 _WORD = re.compile(r"[^\W\d]\w*")
-_NOT_THEIRS = ("In", "Out", "get_ipython", "exit", "quit", "open")
+_PLAIN = (int, float, complex, bool, str, bytes, type(None))
+_ROUNDS = 20  # of functions that refer to functions that are found only when they are pickled
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Pickled values. The buffers are views of the originals: nothing large was copied yet."""
+    """Pickled values, and the modules that names stand for."""
 
-    blob: bytes
-    buffers: tuple[PickleBuffer, ...]
+    packed: Packed
     names: tuple[str, ...]
+    modules: dict[str, str]
     missing: tuple[tuple[str, str], ...]
     """Names that cannot be pickled, each with its type."""
 
@@ -47,11 +48,7 @@ def needed_names(source: str, user_ns: Mapping[str, Any]) -> tuple[str, ...]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             words.update(_WORD.findall(node.value))  # the text of a magic, an f-string, an eval
-    return tuple(
-        name
-        for name in user_ns
-        if name in words and not name.startswith("_") and name not in _NOT_THEIRS
-    )
+    return tuple(name for name in user_ns if name in words and is_users(name))
 
 
 def modules_of(names: Iterable[str], user_ns: Mapping[str, Any]) -> dict[str, str]:
@@ -60,38 +57,53 @@ def modules_of(names: Iterable[str], user_ns: Mapping[str, Any]) -> dict[str, st
 
 
 def copies_of(names: Iterable[str], user_ns: Mapping[str, Any]) -> Copies:
-    """Pickle them together, so that what they share is shared in the copy too.
+    """Pickle them together, with every other name of the same objects.
 
-    Functions and classes of the notebook go by value, with what they refer to: they see the names
-    as they are now, whatever the cell binds. Views of one array become arrays of their own.
+    Functions and classes of the notebook go by value, and what they refer to goes with them as
+    names. Views of one array become arrays of their own.
     """
-    values = {name: user_ns[name] for name in names if not isinstance(user_ns[name], ModuleType)}
-    missing: list[tuple[str, str]] = []
+    wanted, taken = set(names), set[str]()
+    missing: dict[str, str] = {}
+    packed = pack({}, user_ns)
+    for _ in range(_ROUNDS):
+        wanted |= _aliases(wanted, user_ns)
+        values = {
+            name: value
+            for name, value in user_ns.items()
+            if name in wanted and name not in missing and not isinstance(value, ModuleType)
+        }
+        packed, left = packed_of(values, user_ns)
+        missing.update(left)
+        taken = set(values) - set(missing)
+        if packed.wanted & set(user_ns) <= wanted:
+            break
+        wanted |= packed.wanted & set(user_ns)
+    return Copies(
+        packed,
+        tuple(name for name in user_ns if name in taken),
+        modules_of((name for name in user_ns if name in wanted), user_ns),
+        tuple(missing.items()),
+    )
+
+
+def packed_of(
+    values: Mapping[str, Any], home: Mapping[str, Any], same: Mapping[int, str] | None = None
+) -> tuple[Packed, dict[str, str]]:
+    """Those of *values* that can be pickled; the others with the names of their types."""
+    left: dict[str, str] = {}
     try:
-        blob, buffers = _pickled(values)
+        return pack(values, home, same), left
     except Exception:  # whatever a reducer of theirs raises
-        for name in tuple(values):
-            try:
-                _pickled({name: values[name]})
-            except Exception:
-                missing.append((name, type(values.pop(name)).__name__))
-        blob, buffers = _pickled(values)
-    return Copies(blob, buffers, tuple(values), tuple(missing))
-
-
-def _pickled(values: Mapping[str, Any]) -> tuple[bytes, tuple[PickleBuffer, ...]]:
-    import cloudpickle
-
-    buffers: list[PickleBuffer] = []
-
-    def aside(buffer: PickleBuffer) -> bool:
+        good = dict(values)
+    for name in tuple(good):
         try:
-            buffer.raw()
-        except BufferError:
-            return True  # not in one piece: it goes with the rest
-        buffers.append(buffer)
-        return False
+            pack({name: good[name]}, home, same)
+        except Exception:
+            left[name] = type(good.pop(name)).__name__
+    return pack(good, home, same), left
 
-    file = io.BytesIO()
-    cloudpickle.CloudPickler(file, protocol=5, buffer_callback=aside).dump(dict(values))
-    return file.getvalue(), tuple(buffers)
+
+def _aliases(names: set[str], user_ns: Mapping[str, Any]) -> set[str]:
+    """Other names of the same objects: what changes under one name changes under each."""
+    held = {id(user_ns[name]) for name in names if type(user_ns[name]) not in _PLAIN}
+    return {name for name, value in user_ns.items() if id(value) in held and is_users(name)}
