@@ -7,6 +7,7 @@
     ├── LoadRefused (MemoryError)         the model does not fit the budget; names what would
     ├── LoadFailed                        a load broke half-way and was undone
     ├── BenchInterrupted                  a bench was interrupted; its answers are kept
+    ├── WorkerLost                        an isolated cell's worker ended and gave nothing back
     └── GuardUnavailable (OSError)        this platform or sandbox offers no way to guard
     CellStopped (BaseException)           raised inside a guarded cell to end it
     ├── MemoryBudgetExceeded              the cell used more memory than its budget
@@ -35,6 +36,7 @@ __all__ = [
     "MemoryBudgetExceeded",
     "MissingExtra",
     "ModelRefused",
+    "WorkerLost",
 ]
 
 
@@ -75,6 +77,10 @@ class LoadFailed(H2QError):
 
 class BenchInterrupted(H2QError):
     """A bench was interrupted; what it had is kept and can be gone on with."""
+
+
+class WorkerLost(H2QError):
+    """The worker of an isolated cell ended, or what it made cannot come back; nothing changed."""
 
 
 class GuardUnavailable(H2QError, OSError):

@@ -38,6 +38,8 @@ class BudgetOptions:
     timeout_s: float | None = None
     probe: bool = False
     """Run it on copies in another process, to learn what it takes; not here."""
+    isolate: bool = False
+    """Run it on copies in another process; what it made comes back if all went well."""
     label: str = ""
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "DeviceUse",
     "Event",
     "EventKind",
+    "Isolation",
     "NameSize",
     "OnOverrun",
     "ProbeResult",
@@ -94,6 +95,23 @@ class Undone:
 
 
 @dataclass(frozen=True, slots=True)
+class Isolation:
+    """What crossed between the kernel and the worker of an isolated cell (``--isolate``)."""
+
+    sent: tuple[NameSize, ...] = ()
+    """Names of at least 1 MiB that were copied to the worker."""
+    sent_bytes: int = 0
+    missing: tuple[str, ...] = ()
+    """Names that could not be copied, each with its type."""
+    back: tuple[str, ...] = ()
+    """Names that came back: new, bound anew, or changed in place."""
+    back_bytes: int = 0
+    deleted: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    """Names that could not come back, each with its type."""
+
+
+@dataclass(frozen=True, slots=True)
 class CellOutcome:
     """One guarded cell. Every ``*_bytes`` of use is relative to the cell's start."""
 
@@ -129,6 +147,8 @@ class CellOutcome:
     devices: tuple[DeviceUse, ...] = ()
     device_full: bool = False
     """It was a device's memory that had no room for what was asked."""
+    isolated: Isolation | None = None
+    """It ran in a worker: every figure but ``baseline_bytes`` and ``retained_bytes`` is of that."""
 
     @property
     def share(self) -> float:

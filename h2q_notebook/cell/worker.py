@@ -64,21 +64,25 @@ class Worker:
         self._trace = tempfile.TemporaryFile()  # noqa: SIM115
         self._where = ""
         self.told_fd, told = os.pipe()
+        line, self._lifeline = os.pipe()
         paths = [*filter(None, sys.path), os.environ.get("PYTHONPATH", "")]
+        passed = (told, self._trace.fileno(), line)
         out = subprocess.PIPE if streams else subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", program, str(told), str(self._trace.fileno())],
+                [sys.executable, "-m", program, *map(str, passed)],
                 stdin=subprocess.PIPE, stdout=out, stderr=out,
-                pass_fds=(told, self._trace.fileno()), start_new_session=True,
+                pass_fds=passed, start_new_session=True,
                 env={**os.environ, **environ, "PYTHONPATH": os.pathsep.join(paths).rstrip(":")},
             )  # fmt: skip
         except OSError as error:
             os.close(self.told_fd)
+            os.close(self._lifeline)
             self._trace.close()
             raise GuardUnavailable(f"{option}: no worker could be started: {error}") from error
         finally:
             os.close(told)
+            os.close(line)
 
     @property
     def pid(self) -> int:
@@ -123,10 +127,31 @@ class Worker:
             self.process.stdin.write(b"g")
             self.process.stdin.flush()
 
+    def has_ended(self) -> bool:
+        """Whether it is gone; its number stays its own until ``end``."""
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, flags) is not None
+
+    def kill(self) -> None:
+        """End it and all that it started, without waiting; any thread."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def move_bound(self, extra_bytes: int) -> None:
+        """Let it have more address space than it was told when it began."""
+        import resource
+
+        with suppress(OSError, ValueError):
+            soft, hard = resource.prlimit(self.pid, resource.RLIMIT_DATA)
+            if soft != resource.RLIM_INFINITY:
+                soft += extra_bytes
+                if hard != resource.RLIM_INFINITY:
+                    soft = min(soft, hard)
+                resource.prlimit(self.pid, resource.RLIMIT_DATA, (soft, hard))
+
     def end(self) -> int:
         """End it and all that it started; its exit code, negative for a signal."""
-        with suppress(ProcessLookupError):  # its session: what the cell had started goes with it
-            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()  # its session: what the cell had started goes with it
         self.process.wait()
         for file in (self.process.stdin, self.process.stdout, self.process.stderr):
             if file is not None:
@@ -134,6 +159,7 @@ class Worker:
                     file.close()
         if self.told_fd >= 0:
             os.close(self.told_fd)
+            os.close(self._lifeline)
             self.told_fd = -1
             self._where = self.where()
             self._trace.close()

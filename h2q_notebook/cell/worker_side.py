@@ -6,8 +6,10 @@ by the system's own signal where C code holds the GIL then.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import faulthandler
+import fcntl
 import gc
 import importlib
 import json
@@ -29,6 +31,7 @@ __all__ = ["Channel", "Started", "Waiter", "bound", "start"]
 
 _TRACE_SIGNAL = signal.SIGUSR2
 _PR_SET_PDEATHSIG = 1
+_F_SETSIG = 10  # of Linux's fcntl.h; Python has no name for it
 
 
 class Channel:
@@ -58,7 +61,7 @@ class Channel:
 
     def tell(self, message: dict[str, Any], *blocks: Any) -> None:
         """Write one line, and the blocks it announces."""
-        line = json.dumps(message).encode() + b"\n"
+        line = json.dumps(message, default=_plain).encode() + b"\n"
         me = threading.get_ident()
         if self._owner == me:  # by a destructor, in the middle of a line
             self._late.append(line)
@@ -88,12 +91,18 @@ class Channel:
 
     def on_interrupt(self, number: int, frame: object) -> None:
         """The handler of SIGINT while a cell runs."""
+        __tracebackhide__ = True
         if not self.interruptible:
             return
         if self._main_busy:
             self._interrupted = True
             return
         raise KeyboardInterrupt
+
+
+def _plain(value: Any) -> str:
+    """What JSON does not know: pictures as base64, the rest in words."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else repr(value)
 
 
 class Waiter:
@@ -141,7 +150,7 @@ def start(
     channel = Channel(int(sys.argv[1]))
     source = _own_input()
     head = json.loads(_block(source))
-    _end_with(head["kernel_pid"])
+    _end_with(head["kernel_pid"], int(sys.argv[3]))
     _keep_traces(int(sys.argv[2]))
     sys.path[:] = head["path"]
     os.environ.pop("PYTHONPATH", None)
@@ -188,9 +197,19 @@ def _own_input() -> BinaryIO:
     return source
 
 
-def _end_with(kernel_pid: int) -> None:
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+def _end_with(kernel_pid: int, lifeline: int) -> None:
+    """Have the system end us with the kernel, also while C code holds the GIL."""
+    os.set_inheritable(lifeline, False)
+    try:
+        # Nothing is ever written to this pipe: its one event is that the kernel's end is closed,
+        # and the signal of that goes to everything the cell has started. (The signal of prctl
+        # comes to this process alone, and before that.)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, _F_SETSIG, int(signal.SIGKILL))
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    except (OSError, AttributeError):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != kernel_pid:
         os._exit(1)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -200,8 +219,9 @@ def _end_with(kernel_pid: int) -> None:
 def _keep_traces(fd: int) -> None:
     """Where it was when it crashed, or was ended, goes to a file of the kernel's."""
     os.set_inheritable(fd, False)
-    faulthandler.enable(fd, all_threads=False)
-    faulthandler.register(_TRACE_SIGNAL, fd, all_threads=False, chain=False)
+    # Of all threads: what crashes is often a pool of Rust's or C's, and the cell waits for it.
+    faulthandler.enable(fd, all_threads=True)
+    faulthandler.register(_TRACE_SIGNAL, fd, all_threads=True, chain=False)
 
 
 def _names(

@@ -7,6 +7,7 @@ numbers, multi-line strings, ``await`` and other magics stay what they were.
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
@@ -42,6 +43,7 @@ def _parser() -> MagicParser:
     add("--no-gauge", action="store_true")
     add("--quiet", action="store_true", help="no line after a good cell")
     add("--probe", action="store_true", help="run a copy elsewhere, and say what it would take")
+    add("--isolate", action="store_true", help="run it in a worker; bring back what it made")
     add("--timeout", type=converted(lambda t: parse_seconds(t, field="--timeout")))
     add("--name", default="", metavar="LABEL")
     return parser
@@ -68,6 +70,8 @@ def parse_budget(line: str) -> BudgetOptions:
         raise BadArgument(f"--gate {given.gate}: it refuses requests, so it cannot go with {other}")
     if given.deep_limit is not None and given.rollback != "deep":
         raise BadArgument("--deep-limit: it needs --rollback deep")
+    if given.isolate:
+        _check_isolated(given)
     if len(given.name) > 200:
         raise BadArgument("--name: longer than 200 characters; give a shorter label")
     return BudgetOptions(
@@ -83,8 +87,25 @@ def parse_budget(line: str) -> BudgetOptions:
         quiet=given.quiet,
         timeout_s=given.timeout,
         probe=given.probe,
+        isolate=given.isolate,
         label=given.name,
     )
+
+
+def _check_isolated(given: Namespace) -> None:
+    """Refuse what makes no sense for a cell that cannot change the kernel until it has ended."""
+    reasons = {
+        "--probe": given.probe and "both run the cell elsewhere; choose one",
+        "--strict": given.strict and "the worker has a hard limit anyway",
+        "--gpu": given.gpu is not None and "devices are limited in the kernel alone",
+        "--rollback deep": given.rollback == "deep"
+        and "a cell that does not end well changes nothing anyway",
+        f"--on-overrun {given.on_overrun}": given.on_overrun != "rollback"
+        and "over its budget the worker is ended, and nothing of it is left",
+    }
+    for option, why in reasons.items():
+        if why:
+            raise BadArgument(f"--isolate: it cannot go with {option}: {why}")
 
 
 def budget_line(raw_cell: str) -> str | None:
@@ -94,14 +115,14 @@ def budget_line(raw_cell: str) -> str | None:
 
 
 def options_of(raw_cell: str) -> BudgetOptions | None:
-    """The options a cell asks for on its first line; None if it has no such line, or is a probe.
+    """The options a cell asks for on its first line; None if it has none, or runs elsewhere.
 
     Raises:
         BadArgument: the line cannot be parsed.
     """
     line = budget_line(raw_cell)
     options = None if line is None else parse_budget(line)
-    return None if options is not None and options.probe else options
+    return None if options is not None and (options.probe or options.isolate) else options
 
 
 def strip_budget_line(lines: list[str]) -> list[str]:
@@ -118,7 +139,7 @@ def strip_budget_line(lines: list[str]) -> list[str]:
         options = parse_budget(text)
     except BadArgument:
         return lines
-    if options.probe:
+    if options.probe or options.isolate:
         return lines  # the magic takes the cell elsewhere
     rest = lines[1:]
     return rest if rest and rest[0].startswith("%%") else ["# %%h2q_budget\n", *rest]
@@ -141,6 +162,8 @@ class BudgetMagics(Magics):
                 options = parse_budget(line)
                 if options.probe:
                     self._session.probe(options, cell)
+                elif options.isolate:
+                    self._session.isolated.run(options, cell)
                 else:
                     self._session.run_guarded(f"%%h2q_budget {line}\n{cell}")
             elif line.strip() == "off":
@@ -149,6 +172,8 @@ class BudgetMagics(Magics):
                 options = parse_budget(line)
                 if options.probe:
                     raise BadArgument("--probe: it is for one cell: %%h2q_budget SIZE --probe")
+                if options.isolate:
+                    raise BadArgument("--isolate: it is for one cell: %%h2q_budget SIZE --isolate")
                 self._session.set_default(options)
         except H2QError as error:
             raise as_usage_error(error) from None

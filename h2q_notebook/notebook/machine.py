@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+
 from h2q_notebook.guardian.kernel import KernelGuard
 from h2q_notebook.policy.decide import reason_to_wait
 from h2q_notebook.readings.pressure import PressureMeter
+from h2q_notebook.units import format_bytes
 from h2q_notebook.views import pressure as view
 
-__all__ = ["Machine"]
+__all__ = ["Machine", "growth_words"]
+
+
+def growth_words(grown_bytes: int) -> str:
+    """That memory grew after a cell, and the threads that the cell may have left running."""
+    names = [thread.name for thread in threading.enumerate()]
+    mine = [name for name in names if name.startswith(("Thread-", "ThreadPool"))][:5]
+    who = f"; threads still running: {', '.join(mine)}" if mine else ""
+    return f"{format_bytes(grown_bytes)} were added after the last cell had ended{who}"
 
 
 class Machine:

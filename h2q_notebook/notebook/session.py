@@ -29,9 +29,10 @@ from h2q_notebook.notebook.benches import Benches
 from h2q_notebook.notebook.configuring import LiveSettings
 from h2q_notebook.notebook.exporting import TextfileExport
 from h2q_notebook.notebook.gauges import CellGauge, KernelGauge, front_end
+from h2q_notebook.notebook.isolating import Isolations
 from h2q_notebook.notebook.keeping import NotebookEffects
 from h2q_notebook.notebook.loads import Loads
-from h2q_notebook.notebook.machine import Machine
+from h2q_notebook.notebook.machine import Machine, growth_words
 from h2q_notebook.notebook.overview import overview
 from h2q_notebook.notebook.starting import Starts
 from h2q_notebook.notebook.telling import ServerFile, connection_file, kernel_id_of
@@ -107,6 +108,7 @@ class Session:
         self._predecessor: DeathNote | None = None
         self._machine = Machine()
         self._past = CellMemory(lambda: data_root(self.config.data_dir))
+        self.isolated = Isolations(shell, self.guardian, self._past, self._machine.alarm, self._say)
         self._key = ""
         self._cell: GuardedCell | None = None
         self._gauge: CellGauge | None = None
@@ -285,6 +287,7 @@ class Session:
             self._gauge.start()
 
     def _after(self, result: Any) -> None:
+        self._keep_isolated()
         cell = self._cell
         if cell is None:
             self._used_at_end = self.guardian.used_bytes()
@@ -304,11 +307,19 @@ class Session:
             return
         finally:
             self._cell = None
+        self._keep(self._key, outcome)
+        self._show(outcome, cell.options, gauge)
+
+    def _keep(self, key: str, outcome: CellOutcome) -> None:
         self.history.append(outcome)
-        self._past.record(self._key, outcome)
+        self._past.record(key, outcome)
         self._ended[outcome.status] += 1
         self._used_at_end = self.guardian.used_bytes()
-        self._show(outcome, cell.options, gauge)
+
+    def _keep_isolated(self) -> None:
+        for one in self.isolated.take():
+            self._keep(one.key, one.outcome)
+            self._show(one.outcome, one.options, one.gauge)
 
     def _show(self, outcome: CellOutcome, options: BudgetOptions, gauge: CellGauge | None) -> None:
         bundle = summary.bundle(outcome, chart=gauge is not None and gauge.shown)
@@ -334,20 +345,18 @@ class Session:
             return
         grown = self.guardian.used_bytes() - before
         if grown > _GREW_BETWEEN_BYTES:
-            names = [thread.name for thread in threading.enumerate()]
-            mine = [name for name in names if name.startswith(("Thread-", "ThreadPool"))][:5]
-            who = f"; threads still running: {', '.join(mine)}" if mine else ""
-            self._say(f"h2q: {format_bytes(grown)} were added after the last cell had ended{who}")
+            self._say(f"h2q: {growth_words(grown)}")
 
     # -- what buttons and Python callers use ------------------------------------------------------
 
     def stop(self) -> bool:
         """Stop the running guarded cell; from any thread."""
-        return self.guardian.request_stop()
+        return self.isolated.stop() or self.guardian.request_stop()
 
     def raise_budget(self, extra_bytes: int) -> int:
         """Give the running cell *extra_bytes* more; from any thread. The new budget in bytes."""
-        budget = self.guardian.raise_limit(extra_bytes)
+        isolated = self.isolated.raise_budget(extra_bytes)
+        budget = isolated or self.guardian.raise_limit(extra_bytes)
         cell, live = self._cell, self.guardian.live()
         if budget and cell is not None and live is not None:
             text = f"+{format_bytes(extra_bytes)}"

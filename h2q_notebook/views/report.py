@@ -19,6 +19,7 @@ from h2q_notebook.errors import (
     MemoryBudgetExceeded,
 )
 from h2q_notebook.units import MIB, format_bytes, format_seconds, shorten
+from h2q_notebook.views import isolated
 
 if TYPE_CHECKING:
     from h2q_notebook.cell.outcome import CellOutcome, NameSize, SourceLine, Undone
@@ -127,7 +128,9 @@ def _figures(outcome: CellOutcome) -> str:
     parts = [
         f"peak {format_bytes(outcome.peak_bytes)} of {format_bytes(outcome.budget_bytes)} "
         f"({_percent(outcome)})",
-        _retained(outcome.retained_bytes),
+        _retained(outcome.retained_bytes)
+        if outcome.isolated is None
+        else isolated.crossed(outcome, outcome.isolated),
         *([_devices(outcome)] if outcome.devices else ()),
         format_seconds(outcome.duration_s),
     ]
@@ -158,13 +161,7 @@ def _what(outcome: CellOutcome) -> str:
     if outcome.status == "overrun":
         return f"stopped after {took}: used {peak}, over its {limit} ({_percent(outcome)})"
     if outcome.status == "refused":
-        why = f" ({shorten(outcome.error, 160)})" if outcome.error else ""
-        what = (
-            f"a request for device memory{_device_limit(outcome)} was refused"
-            if outcome.device_full
-            else f"one request that cannot fit the {limit} was refused before it grew"
-        )
-        return what + why
+        return _refused(outcome, limit)
     if outcome.status == "timeout":
         return f"stopped after {took}: its --timeout is over (peak {peak} of {budget})"
     if outcome.status == "stopped":
@@ -172,6 +169,18 @@ def _what(outcome: CellOutcome) -> str:
     if outcome.status == "warned":
         return f"went over its {limit}: peak {peak} ({_percent(outcome)}), let run on"
     return f"peak {peak} of {budget} ({_percent(outcome)}) in {took}"
+
+
+def _refused(outcome: CellOutcome, limit: str) -> str:
+    if outcome.isolated is not None and isolated.why_refused(outcome):
+        return isolated.why_refused(outcome)
+    why = f" ({shorten(outcome.error, 160)})" if outcome.error else ""
+    what = (
+        f"a request for device memory{_device_limit(outcome)} was refused"
+        if outcome.device_full
+        else f"one request that cannot fit the {limit} was refused before it grew"
+    )
+    return what + why
 
 
 def _device_limit(outcome: CellOutcome) -> str:
@@ -203,11 +212,12 @@ def _facts(outcome: CellOutcome, *, holders: bool = True) -> Iterable[tuple[str,
         yield "undone", undone
     if outcome.not_undone:
         yield "not undone", _listed(outcome.not_undone)
-    if outcome.returned_bytes >= MIB or outcome.ended_early:
+    if outcome.isolated is None and (outcome.returned_bytes >= MIB or outcome.ended_early):
         more = _retained(outcome.retained_bytes).replace("kept", "still held above the start:")
         yield "memory", f"{format_bytes(max(0, outcome.returned_bytes))} given back; {more}"
     if outcome.devices:
         yield "devices", _devices(outcome)
+    yield from isolated.rows(outcome)
     for note in outcome.notes[:2]:
         yield "note", shorten(note, 200)
     for advice in (outcome.advice or _advice(outcome))[:2]:
@@ -245,6 +255,8 @@ def _undone(undone: Undone) -> str:
 
 def _ending(outcome: CellOutcome) -> str:
     """What the user still has; promises nothing that was not done."""
+    if outcome.isolated is not None:
+        return isolated.ENDING
     if outcome.status == "refused" and not outcome.undone.count and outcome.on_overrun == "keep":
         return "the kernel is alive and its variables are as the cell left them"
     if outcome.on_overrun != "rollback":

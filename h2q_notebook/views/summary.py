@@ -4,7 +4,7 @@ Covers the MIME bundle and the metadata of a finished cell. The words come from 
 drawing is inline SVG with no script and no remote asset, in ``currentColor``, so that the page's
 own theme colours it, also years later in a saved notebook or an exported page. Where SVG is
 stripped (an untrusted notebook) the words still stand.
-Imports ``units``, ``report`` and ``spark`` alone.
+Imports ``units``, ``report``, ``isolated`` and ``spark`` alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from h2q_notebook.units import format_bytes, format_seconds, shorten
-from h2q_notebook.views import report
+from h2q_notebook.views import isolated, report
 from h2q_notebook.views.spark import sparkline, thinned
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ def bundle(outcome: CellOutcome, *, chart: bool) -> dict[str, str]:
     html = report.story_html(outcome) if outcome.ended_early else report.line_html(outcome)
     if stopped and not outcome.ended_early and outcome.advice:
         text += f"\n  try  {shorten(outcome.advice[0], 200)}"
+    if not outcome.ended_early:
+        for key, value in isolated.rows(outcome):
+            text += f"\n  {key}  {shorten(value, 300)}"
+            html += f"<div>{escape(key)}: {escape(shorten(value, 300))}</div>"
     if chart and len(outcome.samples) >= 2:
         text += "\n  " + chart_text(outcome)
         html += chart_svg(outcome)
