@@ -155,7 +155,7 @@ class IsolatedRun:
             finally:
                 self._close_watch(final=True)
                 code = worker.end()
-        back, refused = listener.back, listener.refused or self._no_room
+        back, refused = listener.back, self._no_room or listener.refused
         ran = Ran(WorkerFacts(), self._seen, listener.missing)
         if back is not None and back.complete and not self._ended_by_us():
             try:
@@ -265,4 +265,4 @@ def noted_interrupts(note: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)

@@ -11,6 +11,8 @@ import getpass
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from IPython.core.displayhook import DisplayHook
@@ -124,11 +126,26 @@ class WorkerShell(InteractiveShell):
             data.setdefault("text/plain", f"<too large to show: {told}>")
         self.channel.tell({"kind": kind, "data": data, "metadata": metadata or {}, **more})
 
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        """Without the frame of our handler of interrupts."""
+        info = super()._get_exc_info(exc_tuple)  # type: ignore[no-untyped-call]
+        trace = info[2]
+        while trace is not None and trace.tb_next is not None:
+            if trace.tb_next.tb_frame.f_code is Channel.on_interrupt.__code__:
+                trace.tb_next = None
+            trace = trace.tb_next
+        return info
+
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         """The last one is the cell's own, shown by the kernel; earlier ones are output."""
         if self.last_trace:
             print("\n".join(self.last_trace), file=sys.stderr)
         self.last_trace = list(stb)
+
+    @contextmanager
+    def _tee(self, channel: str) -> Iterator[None]:
+        """IPython 9 would keep all that is printed: the kernel's history does."""
+        yield
 
     def ask_exit(self) -> NoReturn:
         """What ``exit`` calls."""

@@ -48,7 +48,7 @@ def needed_names(source: str, user_ns: Mapping[str, Any]) -> tuple[str, ...]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             words.update(_WORD.findall(node.value))  # the text of a magic, an f-string, an eval
-    return tuple(name for name in user_ns if name in words and is_users(name))
+    return tuple(name for name in tuple(user_ns) if name in words and is_users(name))
 
 
 def modules_of(names: Iterable[str], user_ns: Mapping[str, Any]) -> dict[str, str]:
@@ -62,26 +62,27 @@ def copies_of(names: Iterable[str], user_ns: Mapping[str, Any]) -> Copies:
     Functions and classes of the notebook go by value, and what they refer to goes with them as
     names. Views of one array become arrays of their own.
     """
-    wanted, taken = set(names), set[str]()
+    now = dict(user_ns)  # threads may bind names meanwhile
+    wanted, taken = set(names) & set(now), set[str]()
     missing: dict[str, str] = {}
     packed = pack({}, user_ns)
     for _ in range(_ROUNDS):
-        wanted |= _aliases(wanted, user_ns)
+        wanted |= _aliases(wanted, now)
         values = {
             name: value
-            for name, value in user_ns.items()
+            for name, value in now.items()
             if name in wanted and name not in missing and not isinstance(value, ModuleType)
         }
         packed, left = packed_of(values, user_ns)
         missing.update(left)
         taken = set(values) - set(missing)
-        if packed.wanted & set(user_ns) <= wanted:
+        if packed.wanted & set(now) <= wanted:
             break
-        wanted |= packed.wanted & set(user_ns)
+        wanted |= packed.wanted & set(now)
     return Copies(
         packed,
-        tuple(name for name in user_ns if name in taken),
-        modules_of((name for name in user_ns if name in wanted), user_ns),
+        tuple(name for name in now if name in taken),
+        modules_of((name for name in now if name in wanted), now),
         tuple(missing.items()),
     )
 

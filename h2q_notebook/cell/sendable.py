@@ -64,7 +64,8 @@ def _left(free_bytes: int, copied_bytes: int, held: tuple[NameSize, ...], option
     if left >= _LEAST_BYTES:
         return left
     what = "probe" if option == "--probe" else "isolate"
-    largest = ", ".join(f"{one.name} {format_bytes(one.n_bytes)}" for one in held[:3])
+    large = [one for one in held[:3] if one.n_bytes >= MIB]
+    largest = ", ".join(f"{one.name} {format_bytes(one.n_bytes)}" for one in large)
     raise LoadRefused(
         f"{option}: it needs copies of {format_bytes(copied_bytes)} ({largest or 'small things'}) "
         f"and {format_bytes(free_bytes)} are free; free memory, or {what} a part of the cell"

@@ -91,7 +91,6 @@ class Channel:
 
     def on_interrupt(self, number: int, frame: object) -> None:
         """The handler of SIGINT while a cell runs."""
-        __tracebackhide__ = True
         if not self.interruptible:
             return
         if self._main_busy:
@@ -147,11 +146,13 @@ def start(
         make_shell: makes the IPython shell, from the head and the channel.
         prepare: called with the shell and the names it got, before its use is measured.
     """
-    channel = Channel(int(sys.argv[1]))
+    told, trace, lifeline = map(int, sys.argv[1:4])
+    sys.argv = [""]  # as in a kernel, nothing there is the cell's
+    channel = Channel(told)
     source = _own_input()
     head = json.loads(_block(source))
-    _end_with(head["kernel_pid"], int(sys.argv[3]))
-    _keep_traces(int(sys.argv[2]))
+    _end_with(head["kernel_pid"], lifeline)
+    _keep_traces(trace)
     sys.path[:] = head["path"]
     os.environ.pop("PYTHONPATH", None)
     if head["pythonpath"] is not None:

@@ -8,6 +8,9 @@ from typing import Any
 __all__ = ["NotebookScreen"]
 
 _FLUSH_EVERY = 65_536
+_RECORDED = 1 << 20
+"""IPython 9 keeps all that a cell prints, for good, in its history: a flood stayed in the kernel.
+"""
 
 
 class NotebookScreen:
@@ -19,7 +22,7 @@ class NotebookScreen:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._unsent = 0
+        self._unsent = self._recorded = 0
 
     def text(self, name: str, text: str) -> None:
         """Write it; now and then wait until it is sent, so that it does not pile up here."""
@@ -27,7 +30,11 @@ class NotebookScreen:
         text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be sent
         for at in range(0, len(text), _FLUSH_EVERY):
             piece = text[at : at + _FLUSH_EVERY]
-            stream.write(piece)
+            self._recorded += len(piece)
+            if self._recorded <= _RECORDED:
+                stream.write(piece)
+            else:
+                type(stream).write(stream, piece)  # past the recorder, which sits on the object
             self._unsent += len(piece)
             if self._unsent >= _FLUSH_EVERY:
                 stream.flush()

@@ -14,12 +14,17 @@ from typing import Any
 
 from h2q_notebook.cell.isolate import IsolatedRun, Order, Ran, noted_interrupts
 from h2q_notebook.cell.isolate_changes import VALUE
-from h2q_notebook.cell.isolate_facts import Ending, advice_for, ending_of, line_in
+from h2q_notebook.cell.isolate_facts import UNCHANGED, Ending, advice_for, ending_of, line_in
 from h2q_notebook.cell.options import BudgetOptions, ResolvedBudget, resolve_budget
 from h2q_notebook.cell.outcome import CellOutcome, Event, Isolation, Sample, SourceLine
 from h2q_notebook.cell.past import CellMemory, cell_key
 from h2q_notebook.cell.sendable import Sendable, sendable
-from h2q_notebook.errors import CellStopRequested, CellTimeExceeded, MemoryBudgetExceeded
+from h2q_notebook.errors import (
+    CellStopRequested,
+    CellTimeExceeded,
+    H2QError,
+    MemoryBudgetExceeded,
+)
 from h2q_notebook.guardian.guardian import MemoryGuardian
 from h2q_notebook.guardian.reclaim import release_memory
 from h2q_notebook.notebook.gauges import CellGauge, front_end
@@ -96,7 +101,7 @@ class Isolations:
             BaseException: it did not end well; named and told as in the worker.
         """
         if self._running is not None:
-            raise RuntimeError("--isolate: another isolated cell is running")
+            raise H2QError("--isolate: another isolated cell runs; wait, or stop it: h2q.stop()")
         shell, events = self._shell, list[Event]()
         room = self._guardian.headroom()
         sent = sendable(shell.transform_cell(cell), shell.user_ns, room.free_bytes, "--isolate")
@@ -113,14 +118,14 @@ class Isolations:
         self._running = run
         try:
             ran = run.run()
+            ending = ending_of(ran.facts)
+            crossed = self._bind(ran, sent) if ending.status == "ok" else _not_bound(ran, sent)
         except BaseException:
             if gauge is not None:
-                gauge.finish({"text/plain": "h2q: the cell was not begun"}, {})
+                gauge.finish({"text/plain": f"h2q: no outcome; {UNCHANGED}"}, {})
             raise
         finally:
             self._running = None
-        ending = ending_of(ran.facts)
-        crossed = self._bind(ran, sent) if ending.status == "ok" else _not_bound(ran, sent)
         outcome = CellOutcome(
             label=options.label,
             status=ending.status,
