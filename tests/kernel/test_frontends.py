@@ -125,3 +125,61 @@ def test_terminal_ipython_survives(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     expected = "END MemoryBudgetExceeded MemoryBudgetExceeded True 42 True"
     assert expected in done.stdout, done.stdout[-3000:]
+
+
+ISOLATED = [
+    "%load_ext h2q",
+    "kept = 41",
+    f"%%h2q_budget 200MiB --no-gauge --isolate\nkept = 0\n{GROW}",
+    "%%h2q_budget 200MiB --no-gauge --isolate\nkept = kept + 1\nprint('in the worker')\nkept",
+    "print('kept is', kept, 'and', _)",
+]
+
+
+def test_an_isolated_cell_run_by_nbclient_is_saved_as_any_other(kernel_folder: Path) -> None:
+    from nbclient import NotebookClient
+
+    path = kernel_folder / "book.ipynb"
+    write_notebook(path, ISOLATED)
+    notebook = nbformat.read(path, as_version=4)
+    specs = KernelSpecManager(kernel_dirs=[str(kernel_folder / "data" / "kernels")])
+    client = NotebookClient(notebook, allow_errors=True, timeout=60, kernel_name="h2q-limited")
+    client.create_kernel_manager()
+    client.km.kernel_spec_manager = specs
+    client.execute()
+    nbformat.validate(notebook)
+    cells = notebook.cells
+    (overrun,), (good,) = outcomes(cells[2]), outcomes(cells[3])
+    assert overrun["status"] == "overrun"
+    assert good["isolated"]["back"] == ["kept"]
+    assert [o.ename for o in cells[2].outputs if o.output_type == "error"] == [
+        "MemoryBudgetExceeded"
+    ]
+    kinds = [output.output_type for output in cells[3].outputs]
+    assert kinds == ["stream", "execute_result", "display_data"]
+    assert cells[3].outputs[1].execution_count == cells[3].execution_count
+    assert cells[4].outputs[0].text == "kept is 42 and 42\n"
+
+
+TERMINAL_ISOLATED = [
+    "%load_ext h2q",
+    "kept = 41; import os; pid = os.getpid()",
+    "shell = get_ipython()",
+    "one = shell.run_cell('%%h2q_budget 200MiB --isolate\\nkept = 0\\n' + " + repr(GROW) + ")",
+    "two = shell.run_cell('%%h2q_budget 200MiB --isolate\\nkept = kept + 1\\n"
+    'print("from the worker")\\nkept * 100\')',
+    "print('END', type(one.error_in_exec).__name__, two.success, kept, _, two.result,"
+    " pid == os.getpid())",
+]
+
+
+def test_an_isolated_cell_works_in_terminal_ipython(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -v 6291456; exec "$@"', "sh", sys.executable, "-m", "IPython",
+         "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=NoColor"],
+        input="\n".join([*TERMINAL_ISOLATED, "exit()", ""]), env=kernel_environment(tmp_path),
+        text=True, capture_output=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "END MemoryBudgetExceeded True 42 4200 4200 True" in done.stdout, done.stdout[-3000:]
+    assert "from the worker" in done.stdout

@@ -34,6 +34,7 @@ from h2q_notebook.magics.budget import (
         ),
         ("1g --strict --quiet", BudgetOptions(size="1g", strict=True, quiet=True)),
         ("1g --no-gauge --timeout 2m", BudgetOptions(size="1g", gauge=False, timeout_s=120.0)),
+        ("1g --isolate --timeout 5", BudgetOptions(size="1g", isolate=True, timeout_s=5.0)),
         ("--name 'my label' 1g", BudgetOptions(size="1g", label="my label")),
     ],
 )
@@ -49,6 +50,8 @@ def test_a_line_says_what_is_wanted(line: str, options: BudgetOptions) -> None:
         ("1g --on-overrun explode", "invalid choice: 'explode'"),
         ("1g --strict --on-overrun warn", "--strict: it stops cells"),
         ("1g --deep-limit 1MiB", "--deep-limit: it needs --rollback deep"),
+        ("1g --isolate --strict", "--isolate: it cannot go with --strict: the worker has a hard"),
+        ("1g --isolate --on-overrun keep", "--isolate: it cannot go with --on-overrun keep"),
         ("1g --timeout 0", "--timeout: cannot read '0'"),
         ("1g --stri", "unrecognized arguments: --stri"),
         (f"1g --name {'x' * 201}", "--name: longer than 200 characters"),
@@ -114,9 +117,16 @@ def test_a_line_that_cannot_be_parsed_stays_for_the_magic_to_complain() -> None:
     assert strip_budget_line(lines) == lines
 
 
+@pytest.mark.parametrize("option", ["--probe", "--isolate"])
+def test_a_cell_that_runs_elsewhere_keeps_its_line_and_is_not_guarded(option: str) -> None:
+    lines = [f"%%h2q_budget 1g {option}\n", "x = 1\n"]
+    assert strip_budget_line(lines) == lines
+    assert options_of("".join(lines)) is None
+
+
 def test_the_help_names_every_option() -> None:
     text = BudgetMagics.h2q_budget.__doc__ or ""
     for option in ("--on-overrun", "--rollback", "--deep-limit", "--strict", "--no-gauge",
-                   "--quiet", "--timeout", "--name", "25%"):  # fmt: skip
+                   "--quiet", "--timeout", "--name", "--isolate", "25%"):  # fmt: skip
         assert option in text
     assert "25%%" not in text
