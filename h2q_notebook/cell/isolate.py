@@ -7,7 +7,6 @@ there.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
@@ -22,17 +21,12 @@ from h2q_notebook.cell.pickling import unpack
 from h2q_notebook.cell.worker import Worker, WorkerWatch
 from h2q_notebook.guardian.arming import Live
 from h2q_notebook.policy.strikes import Cause
-from h2q_notebook.units import MIB, format_bytes
+from h2q_notebook.units import format_bytes
 
 __all__ = ["IsolatedRun", "Order", "Ran", "noted_interrupts"]
 
 _GRACE_S = 1.0
 """From the interrupt to the end: long enough for a ``finally`` that closes a file."""
-_SLACK_BYTES = 128 * MIB
-_SLACK_OF_CPU_BYTES = 48 * MIB
-"""Address space is not use, and what is only reserved counts for RLIMIT_DATA too: numpy's OpenBLAS
-takes 40 MiB more for its second thread when it is imported (measured). The bound is for what the
-watcher cannot see in time; what is really used is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +37,8 @@ class Order:
     limit: str
     """The limit that binds, in words."""
     budget_bytes: int
-    pack_bytes: int
-    """What the worker may use to pack what it gives back, in all."""
+    room_bytes: int
+    """What the machine has beside the copies: no single call, and no packing, may take more."""
     timeout_s: float | None
     execution_count: int
     colors: str
@@ -193,7 +187,7 @@ class IsolatedRun:
         """The cell has ended: what it gives back is packed, which is not its own use."""
         self._close_watch()
         assert self._worker is not None
-        watch = WorkerWatch(self._worker, base_bytes, self._order.pack_bytes, grace_s=_GRACE_S)
+        watch = WorkerWatch(self._worker, base_bytes, self._order.room_bytes, grace_s=_GRACE_S)
         with self._lock:
             self._watch = watch
             if self._stopped:
@@ -215,10 +209,13 @@ class IsolatedRun:
 
     def _head(self) -> dict[str, Any]:
         order = self._order
-        cpus = os.cpu_count() or 1
         return {
             "code": order.code,
-            "bound_bytes": order.budget_bytes + _SLACK_BYTES + cpus * _SLACK_OF_CPU_BYTES,
+            # Of address space, which is not use: a bound at the budget refused what only maps
+            # (safetensors of 700 MB, an np.zeros that is hardly touched). The watcher ends what
+            # really grows, in the middle of a native call too; this is for the case that it
+            # cannot look in time.
+            "bound_bytes": max(order.room_bytes, order.budget_bytes),
             "execution_count": order.execution_count,
             "colors": order.colors,
             "interactivity": order.interactivity,

@@ -32,6 +32,7 @@ from h2q_notebook.guardian.sidecar import ProcEffects
 from h2q_notebook.guardian.watching import Watching
 from h2q_notebook.policy.strikes import Act, Cause, Orders
 from h2q_notebook.readings.process import PROC_AVAILABLE
+from h2q_notebook.readings.tree import descendants
 
 __all__ = ["Worker", "WorkerWatch"]
 
@@ -134,8 +135,12 @@ class Worker:
 
     def kill(self) -> None:
         """End it and all that it started, without waiting; any thread."""
+        elsewhere = descendants(self.pid)  # in sessions of their own, too
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        for pid in elsewhere:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def move_bound(self, extra_bytes: int) -> None:
         """Let it have more address space than it was told when it began."""
@@ -279,4 +284,4 @@ class _Effects(ProcEffects):
             deadline_s = time.monotonic() + _TRACE_S
             while not self._worker.where() and time.monotonic() < deadline_s:
                 time.sleep(0.001)
-            os.killpg(self._worker.pid, signal.SIGKILL)
+            self._worker.kill()

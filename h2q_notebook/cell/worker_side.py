@@ -31,6 +31,7 @@ __all__ = ["Channel", "Started", "Waiter", "bound", "start"]
 
 _TRACE_SIGNAL = signal.SIGUSR2
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10  # of Linux's fcntl.h; Python has no name for it
 
 
@@ -211,6 +212,9 @@ def _end_with(kernel_pid: int, lifeline: int) -> None:
     except (OSError, AttributeError):
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    with suppress(OSError, AttributeError):
+        # What the cell starts stays ours, also where its own parent ends (a daemon): it counts.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != kernel_pid:
         os._exit(1)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:

@@ -160,7 +160,7 @@ class Isolations:
             code=cell if cell.startswith("%%") else f"# %%h2q_budget\n{cell}",
             limit=budget.source,
             budget_bytes=budget.n_bytes,
-            pack_bytes=max(sent.left_bytes, budget.n_bytes),
+            room_bytes=max(sent.left_bytes, budget.n_bytes),
             timeout_s=options.timeout_s,
             execution_count=shell.displayhook.prompt_count,
             colors=shell.colors,

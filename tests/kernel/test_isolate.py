@@ -234,6 +234,26 @@ def test_the_worker_and_what_it_started_end_with_the_kernel() -> None:
             time.sleep(0.1)
 
 
+def test_a_daemon_that_the_cell_started_counts_and_ends_with_it(notebook: Kernel) -> None:
+    daemon = notebook.home / "daemon"
+    daemon.unlink(missing_ok=True)
+    code = (
+        "import os, time\nif os.fork(): os._exit(0)\nos.setsid()\n"
+        "print(os.getpid(), file=open('daemon', 'w'), flush=True)\n"
+        "x = [bytearray(1 << 20) for _ in range(700)]\ntime.sleep(90)"
+    )
+    found = unchanged(
+        notebook,
+        f"import subprocess, sys, time\nsubprocess.run([sys.executable, '-c', {code!r}])\n"
+        "time.sleep(60)",
+    )
+    assert found["status"] == "overrun"
+    deadline_s = time.monotonic() + 20
+    while _runs(int(daemon.read_text())):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
 def _runs(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
