@@ -33,6 +33,7 @@ def measure(cell: Cell, pool: KernelPool) -> dict[str, Any]:
     isolated = replace(cell, options=f"{cell.options} --isolate".strip(), teardown=_TIDY)
     verdict = attack(kernel, isolated)
     peak = kernel.value("__import__('h2q').last.peak_bytes") if kernel.alive() else 0
+    refused = verdict.outcome == "refused"
     return {
         "name": cell.name,
         "expect": "ok" if cell.expect == "ok" else "any end",
@@ -41,13 +42,20 @@ def measure(cell: Cell, pool: KernelPool) -> dict[str, Any]:
         "past_budget_mib": round(peak / _MIB) - cell.budget_mib,
         "kept_mib": verdict.end_mib,
         "alive": kernel.alive(),
-        "problems": [one for one in verdict.problems if _counts(one, cell)],
+        "problems": [one for one in verdict.problems if _counts(one, cell, refused)],
     }
 
 
-def _counts(problem: str, cell: Cell) -> bool:
-    """An attack may end as it likes, if the kernel lives and has its names."""
-    return cell.expect == "ok" or not problem.startswith(("not stopped", "the reply says"))
+def _counts(problem: str, cell: Cell, refused: bool) -> bool:
+    """An attack may end as it likes, if the kernel lives and has its names.
+
+    An innocent cell that maps more than its budget may not bring that back.
+    """
+    if cell.expect == "ok":
+        return "once it is brought back, over its budget" not in problem and not (
+            refused and problem.startswith("an innocent cell lost")
+        )
+    return not problem.startswith(("not stopped", "the reply says"))
 
 
 def main() -> None:
@@ -71,13 +79,17 @@ def main() -> None:
     finally:
         pool.close()
     attacks = [row for row in rows if row["expect"] != "ok"]
+    innocent = [row for row in rows if row["expect"] == "ok"]
     result = {
         "attacks": len(attacks),
         "lost_kernels": sum(not row["alive"] for row in rows),
         "failed": [row["name"] for row in rows if row["problems"]],
         "past_budget_mib_worst": max((row["past_budget_mib"] for row in attacks), default=0),
-        "innocent": len(rows) - len(attacks),
-        "innocent_passed": sum(row["expect"] == "ok" and not row["problems"] for row in rows),
+        "innocent": len(innocent),
+        "innocent_passed": sum(row["outcome"] == "ok" and not row["problems"] for row in innocent),
+        "innocent_too_large_to_come_back": [
+            row["name"] for row in innocent if row["outcome"] == "refused"
+        ],
         "machine": describe_machine(),
     }
     print(result)

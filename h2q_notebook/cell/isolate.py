@@ -197,15 +197,20 @@ class IsolatedRun:
         """Whether the kernel has room for what would come; asked before it is read."""
         # As objects it takes what it took there, less what stays there; no pickle tells that, and
         # small objects are up to ten times their pickle. While it is read the pickle is there too.
-        need = back.sizes[0] + max(sum(back.sizes), retained_bytes)
-        free = self._free_bytes()
-        if need <= free:
-            return True
-        self._no_room = (
-            f"what it made takes about {format_bytes(need)} to be brought back and "
-            f"{format_bytes(free)} are free in the kernel"
-        )
-        return False
+        whole = sum(back.sizes)
+        need = back.sizes[0] + max(whole, retained_bytes)
+        free, budget = self._free_bytes(), self._budget_bytes
+        if whole > budget:  # a mapped file, or an np.zeros that was never touched
+            self._no_room = (
+                f"what it made takes {format_bytes(whole)} once it is brought back, over its budget"
+                f" of {format_bytes(budget)}: what is only mapped in the worker is memory here"
+            )
+        elif need > free:
+            self._no_room = (
+                f"what it made takes about {format_bytes(need)} to be brought back and "
+                f"{format_bytes(free)} are free in the kernel"
+            )
+        return not self._no_room
 
     def _head(self) -> dict[str, Any]:
         order = self._order

@@ -90,8 +90,13 @@ def _line_of(error: BaseException) -> int:
 
 
 def _give_back(begun: Started, sent: Sent) -> None:
+    room_bytes: int = begun.base.used_bytes + begun.head["bound_bytes"]
+
+    def spare_bytes() -> int:
+        return room_bytes - read_process().used_bytes
+
     try:
-        changes = changes_of(begun.shell.user_ns, sent, begun.shell.last_values)
+        changes = changes_of(begun.shell.user_ns, sent, begun.shell.last_values, spare_bytes)
         blocks = [memoryview(changes.packed.blob), *(one.raw() for one in changes.packed.buffers)]
     except Exception as error:  # most likely: no memory
         begun.channel.tell({"kind": "kept", "why": f"{type(error).__name__}: {error}"[:300]})

@@ -112,7 +112,7 @@ def digest_of(value: Any, home: Mapping[str, Any]) -> bytes:
 
 def unpack(
     blob: bytes | bytearray,
-    buffers: Sequence[bytearray],
+    buffers: Sequence[bytearray | memoryview],
     home: MutableMapping[str, Any],
     same: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def _check_isolated(given: Namespace) -> None:
     reasons = {
         "--probe": given.probe and "both run the cell elsewhere; choose one",
         "--strict": given.strict and "the worker has a hard limit anyway",
+        "--gate": given.gate is not None and "the gate refuses in the kernel alone",
         "--gpu": given.gpu is not None and "devices are limited in the kernel alone",
         "--rollback deep": given.rollback == "deep"
         and "a cell that does not end well changes nothing anyway",

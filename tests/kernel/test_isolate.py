@@ -421,15 +421,60 @@ def test_what_cannot_be_read_here_changes_nothing(notebook: Kernel) -> None:
 
 def test_what_has_no_room_here_is_refused_before_it_is_read(notebook: Kernel) -> None:
     held = notebook.used_bytes() // MIB
+    low = f"H2Q.max_memory_mb = {held + 120}"
+    notebook.run(
+        "import os, time\nos.path.exists('begun') and os.unlink('begun')\ndef lower():\n"
+        "    while not os.path.exists('begun'): time.sleep(0.05)\n"
+        f"    get_ipython().run_line_magic('config', {low!r})\n"
+        "    open('lowered', 'w').close()\n"
+        "threading.Thread(target=lower).start()"
+    )
+    try:
+        found = unchanged(
+            notebook,
+            "import os, time\nopen('begun', 'w').close()\n"
+            "while not os.path.exists('lowered'): time.sleep(0.05)\n"
+            "x = np.ones(25_000_000); n = 8",
+        )
+    finally:
+        notebook.run("%config H2Q.max_memory_mb = None")
+    assert found["status"] == "refused"
+    assert "what it made takes about 191 MiB to be brought back and" in found["shown"]
+    assert "are free in the kernel" in found["shown"]
+
+
+def test_what_has_no_room_as_a_pickle_is_refused_there_or_here(notebook: Kernel) -> None:
+    held = notebook.used_bytes() // MIB
     notebook.run(f"%config H2Q.max_memory_mb = {held + 260}")
     try:
-        # Bytes lie in the pickle itself: while it is read there are two of each.
+        # Bytes lie in the pickle itself: while it is made there are two of each.
         found = unchanged(notebook, "rows = [bytes(1 << 20) for _ in range(170)]; n = 8", "250MiB")
     finally:
         notebook.run("%config H2Q.max_memory_mb = None")
     assert found["status"] == "refused"
-    assert "to be brought back and" in found["shown"]
-    assert "are free in the kernel" in found["shown"]
+    assert "what it made" in found["shown"]
+
+
+def test_what_is_only_mapped_there_may_not_become_more_than_the_budget_here(
+    notebook: Kernel,
+) -> None:
+    found = unchanged(notebook, "z = np.zeros(100_000_000); z.shape", "400MiB")
+    assert found["status"] == "refused"
+    assert "takes 763 MiB once it is brought back, over its budget of 400 MiB" in found["shown"]
+    good(notebook, "z = np.zeros(100_000_000)[:10].copy()", "400MiB")
+
+
+def test_one_object_that_can_be_pickled_and_not_read_again_keeps_no_other_back(
+    notebook: Kernel,
+) -> None:
+    found = good(
+        notebook,
+        "def broken():\n    raise ValueError('never again')\n"
+        "class Handle:\n    def __reduce__(self):\n        return broken, ()\n"
+        "handle = Handle(); n = 6",
+    )
+    assert found["isolated"]["left"] == ["handle (Handle)"]
+    assert notebook.value("n") == 6
 
 
 def test_where_there_is_no_room_for_copies_it_says_so(notebook: Kernel) -> None:
@@ -469,6 +514,7 @@ def test_it_is_not_guarded_as_a_cell_though_every_cell_is(notebook: Kernel) -> N
     [
         ("--probe", "--isolate: it cannot go with --probe"),
         ("--strict", "--isolate: it cannot go with --strict"),
+        ("--gate on", "--isolate: it cannot go with --gate"),
         ("--gpu 1GiB", "--isolate: it cannot go with --gpu"),
         ("--rollback deep", "--isolate: it cannot go with --rollback deep"),
         ("--on-overrun keep", "--isolate: it cannot go with --on-overrun keep"),

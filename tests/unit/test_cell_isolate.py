@@ -155,6 +155,13 @@ def test_what_cannot_be_pickled_is_left_with_its_type() -> None:
     assert found.names == ("fine",)
 
 
+def test_what_can_be_pickled_and_not_read_again_is_left_too() -> None:
+    home = notebook("class Odd:\n    def __reduce__(self):\n        return int, ('no number',)\n")
+    found = changes(home, "odd = Odd(); fine = 1")
+    assert found.left == {"odd": "Odd"}
+    assert found.names == ("fine",)
+
+
 # ---- endings ------------------------------------------------------------------------------------
 
 GOOD = {"ename": "", "evalue": "", "trace": [], "no_memory": False, "line": 0}
