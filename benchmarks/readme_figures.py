@@ -152,6 +152,20 @@ def _gate_faults(data: dict[str, Any]) -> Rows:
     )
 
 
+def _isolated(data: dict[str, Any]) -> Rows:
+    yield (
+        "hostile cells with `--isolate`: kernels lost",
+        f"{data['attacks']}: {data['lost_kernels']}",
+    )
+    failed = ", ".join(data["failed"]) or "none"
+    yield "… that did not leave the kernel as it was, or came back wrong", failed
+    yield "… highest peak of a worker beside its budget", f"{data['past_budget_mib_worst']:+} MiB"
+    yield (
+        "… heavy innocent cells: came back / hold more than their budget once they do",
+        f"{data['innocent_passed']} / {len(data['innocent_too_large_to_come_back'])}",
+    )
+
+
 def _gate_overshoot(data: dict[str, Any]) -> Rows:
     off = data["without"]
     peaks = {how: [data[how][name]["peak_mib"] for name in off] for how in ("with", "without")}
@@ -237,6 +251,7 @@ _SOURCES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "refuse_cost": _refuse_cost,
     "loading": _loading,
     "estimates": _estimates,
+    "isolated": _isolated,
     "gate_overshoot": _gate_overshoot,
     "gate_faults": _gate_faults,
     "gate_cost": _gate_cost,

@@ -81,7 +81,7 @@ class IsolatedRun:
         self._home = home
         self._screen = screen
         self._free_bytes = free_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a Ctrl-C may come while this thread holds it
         self._worker: Worker | None = None
         self._watch: WorkerWatch | None = None
         self._seen: dict[str, Any] = {}
@@ -105,11 +105,11 @@ class IsolatedRun:
     def raise_budget(self, extra_bytes: int) -> int:
         """Give it more while it runs; the new budget in bytes, 0 if it does not run."""
         with self._lock:
-            if self._watch is None or self._worker is None or self._seen:
+            if self._seen:
                 return 0
             self._budget_bytes += extra_bytes
-            self._worker.move_bound(extra_bytes)
-            self._watch.limit_bytes = self._budget_bytes
+            if self._watch is not None:
+                self._watch.limit_bytes = self._budget_bytes
             return self._budget_bytes
 
     def live(self) -> Live | None:

@@ -45,7 +45,7 @@ class WorkerFacts:
     limit: str = ""
     """The limit that bound, in words."""
     refused: str = ""
-    """Why what it made does not come back though the cell ended well."""
+    """Why it was not begun, or why what it made does not come back though it ended well."""
     no_room: bool = False
     """... because there is no room for it."""
 
@@ -108,6 +108,8 @@ def _stopped(facts: WorkerFacts, at: str) -> Ending:
 
 
 def _lost(facts: WorkerFacts, at: str) -> Ending:
+    if not facts.begun and facts.refused:
+        return Ending("error", WorkerLost.__name__, f"{facts.refused}; {UNCHANGED}")
     if not facts.begun:
         text = f"the worker ended before the cell began ({_how(facts.code)}); {UNCHANGED}"
         return Ending("error", WorkerLost.__name__, text)

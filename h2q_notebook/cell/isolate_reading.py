@@ -217,6 +217,8 @@ class Listener:
             self.ended = message
             if not message["ename"]:
                 self._keeper.ended(self._base_bytes)
+        elif kind == "unread":
+            self.refused = f"the names it needs cannot be read in the worker: {message['why']}"
         elif kind == "kept":
             self.refused = f"what it made could not be packed: {message['why']}"
         elif kind == "back":

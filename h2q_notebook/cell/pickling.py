@@ -9,10 +9,13 @@ listed, so that it can be sent as names of its own. Values that the other side h
 
 from __future__ import annotations
 
+import builtins
 import hashlib
+import importlib
 import io
 import pickle
 import re
+import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -172,6 +175,27 @@ def _home() -> MutableMapping[str, Any]:
 _HOME = _Home()
 
 
+def _place_of(cls: type) -> tuple[str, str] | None:
+    """Where a class can be had that says it is a built-in one, and is not.
+
+    Classes of Rust extensions do (``safetensors.safe_open``); pickled by value, which is what
+    cloudpickle then does, they cannot be read again.
+    """
+    if cls.__module__ != "builtins" or getattr(builtins, cls.__name__, None) is cls:
+        return None
+    places = [
+        name
+        for name, module in tuple(sys.modules.items())
+        if getattr(module, "__dict__", {}).get(cls.__name__) is cls and module.__name__ == name
+    ]
+    found = [name for name in places if name != "__main__"]
+    return (min(found, key=len), cls.__name__) if found else None
+
+
+def _attribute(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
 @lru_cache(maxsize=1)
 def _picklers() -> tuple[Any, Any]:
     """Two picklers: one that knows references, one that does not."""
@@ -183,6 +207,8 @@ def _picklers() -> tuple[Any, Any]:
         wanted: set[str]
 
         def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, type) and (place := _place_of(obj)):
+                return _attribute, place
             reduced = super().reducer_override(obj)
             if type(obj) is FunctionType and obj.__globals__ is self.home:
                 return self._at_home(reduced)

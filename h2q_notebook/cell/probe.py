@@ -62,6 +62,8 @@ def _watched(
         with os.fdopen(os.dup(worker.told_fd), "rb") as told:
             for line in told:  # copying is bounded by what was sent
                 lines.append(json.loads(line))
+                if lines[0]["kind"] == "unread":
+                    break
                 if watch is None:
                     watch = WorkerWatch(worker, lines[0]["base_bytes"], limit, timeout_s=timeout_s)
                     worker.go_on()
@@ -90,6 +92,7 @@ def _result(
         status = "over" if last["no_memory"] else "error" if last["error"] else "ok"
     else:
         status = "lost"
+    lost = f"the copies cannot be read: {began['why']}" if "why" in began else f"exit code {code}"
     return ProbeResult(
         status=status,
         peak_bytes=peak,
@@ -101,5 +104,5 @@ def _result(
         copied=sent.held,
         copied_bytes=sent.copied_bytes,
         missing=tuple(missing),
-        error=last.get("error", "") if last else f"exit code {code}" if status == "lost" else "",
+        error=last.get("error", "") if last else lost if status == "lost" else "",
     )

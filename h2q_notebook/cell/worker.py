@@ -135,24 +135,14 @@ class Worker:
 
     def kill(self) -> None:
         """End it and all that it started, without waiting; any thread."""
+        if self.process.returncode is not None:
+            return  # its number may be another's by now
         elsewhere = descendants(self.pid)  # in sessions of their own, too
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         for pid in elsewhere:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-
-    def move_bound(self, extra_bytes: int) -> None:
-        """Let it have more address space than it was told when it began."""
-        import resource
-
-        with suppress(OSError, ValueError):
-            soft, hard = resource.prlimit(self.pid, resource.RLIMIT_DATA)
-            if soft != resource.RLIM_INFINITY:
-                soft += extra_bytes
-                if hard != resource.RLIM_INFINITY:
-                    soft = min(soft, hard)
-                resource.prlimit(self.pid, resource.RLIMIT_DATA, (soft, hard))
 
     def end(self) -> int:
         """End it and all that it started; its exit code, negative for a signal."""

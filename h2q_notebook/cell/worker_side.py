@@ -160,7 +160,11 @@ def start(
         os.environ["PYTHONPATH"] = head["pythonpath"]
     signal.signal(signal.SIGINT, channel.on_interrupt)
     shell = make_shell(head, channel)
-    names, missing = _names(head, source, shell.user_ns)
+    try:
+        names, missing = _names(head, source, shell.user_ns)
+    except Exception as error:  # whatever a class of theirs raises
+        channel.tell({"kind": "unread", "why": f"{type(error).__name__}: {error}"[:300]})
+        os._exit(1)
     shell.user_ns.update(names)
     prepare(shell, names)
     del names

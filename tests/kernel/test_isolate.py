@@ -205,9 +205,18 @@ def test_it_ends_at_its_timeout(notebook: Kernel) -> None:
 
 
 def test_more_can_be_given_while_it_runs(notebook: Kernel) -> None:
-    notebook.run("threading.Timer(1.0, lambda: h2q.raise_budget('500MiB')).start()")
+    notebook.run(
+        "import os, time\nos.path.exists('begun') and os.unlink('begun')\ndef more():\n"
+        "    while not os.path.exists('begun'): time.sleep(0.05)\n"
+        "    h2q.raise_budget('500MiB')\n    open('raised', 'w').close()\n"
+        "threading.Thread(target=more).start()"
+    )
     found = good(
-        notebook, "import time\ntime.sleep(3)\nx = np.ones(50_000_000)\nx = x.size", "200MiB"
+        notebook,
+        "import os, time\nopen('begun', 'w').close()\n"
+        "while not os.path.exists('raised'): time.sleep(0.05)\n"
+        "x = np.ones(50_000_000)\nx = x.size",
+        "200MiB",
     )
     assert found["budget_bytes"] == 700 * MIB
     assert found["peak_bytes"] > 300 * MIB
@@ -388,6 +397,26 @@ def test_what_cannot_be_pickled_is_listed_and_the_rest_comes_back(notebook: Kern
     assert set(found["isolated"]["left"]) == {"con (Connection)", "gen (generator)"}
     assert "con (Connection), gen (generator): cannot be pickled" in found["shown"]
     assert notebook.value("[one, 'con' in globals()]") == [[1], False]
+
+
+def test_what_the_worker_cannot_read_is_told_and_nothing_runs(notebook: Kernel) -> None:
+    notebook.run(
+        "import os\ndef only_here(pid):\n    import os\n    if os.getpid() != pid:\n"
+        "        raise ValueError('not there')\n"
+        "class Homely:\n    def __reduce__(self):\n        return only_here, (os.getpid(),)\n"
+        "homely = Homely()"
+    )
+    found = unchanged(notebook, "n = 3; homely; open('has_run', 'w').close()")
+    assert "cannot be read in the worker: ValueError: not there" in found["shown"]
+    assert not (notebook.home / "has_run").exists()
+
+
+def test_classes_of_rust_libraries_cross(notebook: Kernel) -> None:
+    pytest.importorskip("safetensors")
+    good(notebook, "from safetensors import safe_open\nn = 4")
+    found = good(notebook, "kind = safe_open; n = 5")
+    assert found["isolated"]["left"] == []
+    assert notebook.value("kind is safe_open and n") == 5
 
 
 def test_what_cannot_be_sent_is_told_where_the_cell_misses_it(notebook: Kernel) -> None:
