@@ -186,7 +186,8 @@ def _place_of(cls: type) -> tuple[str, str] | None:
     places = [
         name
         for name, module in tuple(sys.modules.items())
-        if getattr(module, "__dict__", {}).get(cls.__name__) is cls and module.__name__ == name
+        if getattr(module, "__dict__", {}).get(cls.__name__) is cls
+        and getattr(module, "__name__", "") == name
     ]
     found = [name for name in places if name != "__main__"]
     return (min(found, key=len), cls.__name__) if found else None
