@@ -30,7 +30,7 @@ def test_a_start_answers_a_restart_keeps_names_and_a_stop_leaves_nothing(
     threads = "[t.name for t in __import__('threading').enumerate() if 'h2q' in t.name]"
     assert kernel.value(threads) == []
     # A cell that asks for a budget is guarded all the same.
-    cell = "%%h2q_budget 100MB\nx = [bytearray(b'x') * (20 << 20) for _ in range(50)]"
+    cell = "%%h2q_budget 100MB\nx = [bytearray(b'x') * (1 << 20) for _ in range(1000)]"
     assert "over its budget" in kernel.run(cell, timeout=60).shown
 
 

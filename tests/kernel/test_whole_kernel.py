@@ -54,7 +54,7 @@ def test_a_thread_that_grows_after_its_cell_is_warned_about_and_stopped_and_the_
 def test_a_ceiling_holds_for_cells_that_name_no_budget(fresh_kernel: Kernel) -> None:
     kernel = fresh_kernel
     kernel.run("%config H2Q.max_memory_mb = 500")
-    reply = kernel.run("eaten = [bytearray(b'x') * (20 << 20) for _ in range(60)]", timeout=60)
+    reply = kernel.run("eaten = [bytearray(b'x') * (1 << 20) for _ in range(1200)]", timeout=60)
     assert reply.status == "error"
     assert "over its budget of what max_memory_mb can spare" in reply.shown
     assert kernel.value("'eaten' in globals()") is False
