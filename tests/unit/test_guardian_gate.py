@@ -369,6 +369,43 @@ def test_debug_allocators_and_tracemalloc_go_with_it(environment: str) -> None:
     assert told[2:] == [str(environment == "plain"), "True"]
 
 
+HEAP = """
+import ctypes
+from h2q_notebook.guardian import _gate
+from h2q_notebook.guardian.gate import Gate
+from h2q_notebook.guardian.page import SharedPage, Word
+libc = ctypes.CDLL(None)
+M_MMAP_MAX = -4
+if {in_heap}:
+    libc.mallopt(M_MMAP_MAX, 0)  # every block lies in the heap
+grown = bytearray(b"x") * (120 << 20)
+behind = bytearray(b"y") * (1 << 20)  # so that it cannot grow where it is
+gate, page = Gate(_gate), SharedPage()
+assert gate.begin()
+gate.watch(page)
+page[Word.LIMIT] = _gate.used() + (60 << 20)
+gate.arm()
+try:
+    grown += b"z" * (1 << 20)
+    print("granted")
+except MemoryError:
+    print("refused", gate.refusals()[-1].asked_bytes > 120 << 20)
+gate.pause()
+print(_gate.used() <= page[Word.LIMIT])
+"""
+
+
+@pytest.mark.parametrize(
+    ("in_heap", "told"), [(True, ["refused", "True", "True"]), (False, ["granted", "True"])]
+)
+def test_a_block_that_may_have_to_be_copied_to_grow_is_asked_about_as_a_whole(
+    in_heap: bool, told: list[str]
+) -> None:
+    code = HEAP.format(in_heap=in_heap)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == told
+
+
 def test_an_allocator_of_python_that_is_not_mallocs_keeps_it_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
