@@ -24,6 +24,7 @@ from h2q_notebook.config.settings import MemorySafeConfig
 README = Path(__file__).resolve().parents[1] / "README.md"
 SETTINGS = README.parent / "docs" / "settings.md"
 GATE = README.parent / "docs" / "gate.md"
+ISOLATION = README.parent / "docs" / "isolate.md"
 LARGE_OVERSHOOT_MIB = 64
 _ISOLATION = "`--isolate`"
 # What bounds a cell that overshoots beside the gate, by the start of its name.
@@ -99,7 +100,8 @@ def _us(value: float) -> str:
 def _refuse_cost(data: dict[str, Any]) -> Rows:
     for name, cost in data["costs"].items():
         if name in ("np.empty(1000)", "transformer step, width 64", "transformer step, width 512"):
-            yield f"{name}, bare → guarded", f"{_us(cost['off_us'])} → {_us(cost['on_us'])} µs"
+            figure = f"{_us(cost['off_us'])} → {_us(cost['on_us'])} µs"
+            yield f"{name}, bare → guarded without the gate", figure
 
 
 def _loading(data: dict[str, Any]) -> Rows:
@@ -344,6 +346,21 @@ def rewritten_gate(page: str, results: Path = RESULTS) -> str:
     return _with_blocks(page, texts, "docs/gate.md")
 
 
+def isolation_costs(data: dict[str, Any]) -> str:
+    """Whole cells in the kernel and in a worker."""
+    lines = ["| cell | in the kernel | in a worker |", "|---|---|---|"]
+    for name, row in data["cells"].items():
+        lines.append(f"| {name} | {row['kernel_s']:.2f} s | {row['worker_s']:.2f} s |")
+    return "\n".join(lines)
+
+
+def rewritten_isolation(page: str, results: Path = RESULTS) -> str:
+    """The page of ``--isolate`` with its table as the results say."""
+    data = _read(results, "isolate_cost")
+    blocks = {} if data is None else {"isolate-costs": isolation_costs(data)}
+    return _with_blocks(page, blocks, "docs/isolate.md")
+
+
 def rewritten_settings(page: str) -> str:
     """The page of settings with its table as the settings are."""
     return _with_blocks(page, {"settings": settings()}, "docs/settings.md")
@@ -360,7 +377,12 @@ def _with_blocks(page: str, blocks: dict[str, str], label: str) -> str:
 
 
 def main() -> None:
-    pages = ((README, rewritten), (SETTINGS, rewritten_settings), (GATE, rewritten_gate))
+    pages = (
+        (README, rewritten),
+        (SETTINGS, rewritten_settings),
+        (GATE, rewritten_gate),
+        (ISOLATION, rewritten_isolation),
+    )
     for path, rewrite in pages:
         text = path.read_text(encoding="utf-8")
         new = rewrite(text)

@@ -32,6 +32,12 @@ def test_the_tables_of_the_gate_are_those_of_the_results() -> None:
     assert readme_figures.rewritten_gate(page) == page
 
 
+def test_the_table_of_isolated_cells_is_that_of_the_results() -> None:
+    # Behind? python -m benchmarks.readme_figures
+    page = readme_figures.ISOLATION.read_text(encoding="utf-8")
+    assert readme_figures.rewritten_isolation(page) == page
+
+
 def test_a_benchmark_that_has_not_run_has_no_line(tmp_path: Path) -> None:
     assert figures(tmp_path).count("\n") == 1
     assert overshoots(tmp_path).count("\n") == 1
