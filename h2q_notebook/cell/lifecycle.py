@@ -40,6 +40,7 @@ from h2q_notebook.cell.verdict import (
     is_allocation_error,
     judge_status,
     notes_for,
+    told_error,
 )
 from h2q_notebook.errors import CellStopped
 from h2q_notebook.guardian.arming import GuardRequest, WatchResult
@@ -376,7 +377,7 @@ class GuardedCell:
             not_undone=not_undone,
             notes=tuple(notes),
             advice=advice_for(facts, status),
-            error=f"{type(facts.error).__name__}: {facts.error}"[:200] if facts.error else None,
+            error=told_error(facts.error),
             samples=tuple(Sample(round(t, 3), used) for t, used in watch.points),
             events=tuple(self.events),
             started_at=self._started_at,

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from h2q_notebook.guardian.arming import WatchResult
     from h2q_notebook.guardian.gate import GatePassed
 
-__all__ = ["Facts", "advice_for", "facts_of", "is_allocation_error", "judge_status", "notes_for"]
+__all__ = [
+    "Facts",
+    "advice_for",
+    "facts_of",
+    "is_allocation_error",
+    "judge_status",
+    "notes_for",
+    "told_error",
+]
 
 _ALLOCATION_WORDS = ("allocate", "bad_alloc", "out of memory", "Cannot allocate")
 
@@ -106,6 +114,11 @@ def is_allocation_error(error: BaseException | None) -> bool:
     )
 
 
+def told_error(error: BaseException | None) -> str | None:
+    """Its name and what it says, if it says anything (Python's own MemoryError does not)."""
+    return None if error is None else f"{type(error).__name__}: {error}"[:200].removesuffix(": ")
+
+
 def judge_status(facts: Facts) -> Status:
     """Name the way the cell ended."""
     if facts.raised or facts.cancelled:
@@ -144,7 +157,8 @@ def notes_for(facts: Facts, status: Status) -> tuple[str, ...]:
     if status == "overrun" and not facts.raised and not facts.cancelled:
         notes.append("its last call ended over the budget; it was undone afterwards")
     if facts.refused and status in ("ok", "error"):
-        notes.append(f"{facts.refused} requests were refused, and the cell handled that")
+        many = f"{facts.refused} requests were" if facts.refused > 1 else "a request was"
+        notes.append(f"{many} refused, and the cell handled that")
     if status == "refused" and facts.asked_by:
         notes.append(
             f"{facts.asked_by} asked for {format_bytes(facts.asked_bytes)} with "

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h2q_notebook.cell.verdict import Facts, advice_for, judge_status, notes_for
+from h2q_notebook.cell.verdict import Facts, advice_for, judge_status, notes_for, told_error
 from h2q_notebook.errors import MemoryBudgetExceeded
 from h2q_notebook.guardian.gate import GatePassed
 from h2q_notebook.policy.strikes import Cause
@@ -79,6 +79,7 @@ def test_a_cell_that_stayed_inside_its_budget_is_never_blamed(facts: Facts) -> N
         (replace(STOPPED, raised=2), "finally blocks may be incomplete"),
         (replace(GOOD, end_bytes=500 * MIB), "undone afterwards"),
         (replace(GOOD, refused=3), "3 requests were refused, and the cell handled that"),
+        (replace(GOOD, refused=1), "a request was refused, and the cell handled that"),
         (replace(GOOD, watcher_lost=True), "the watcher was lost"),
     ],
 )
@@ -133,3 +134,9 @@ def test_a_library_that_is_never_refused_is_named_where_it_went_over() -> None:
 def test_a_timeout_asks_for_time_and_a_pressed_stop_for_nothing() -> None:
     assert "--timeout" in advice_for(STOPPED, "timeout")[0]
     assert advice_for(STOPPED, "stopped") == ()
+
+
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    assert told_error(MemoryError()) == "MemoryError"
+    assert told_error(ValueError("no")) == "ValueError: no"
+    assert told_error(None) is None
