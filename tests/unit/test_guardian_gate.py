@@ -401,6 +401,8 @@ print(_gate.used() <= page[Word.LIMIT])
 def test_a_block_that_may_have_to_be_copied_to_grow_is_asked_about_as_a_whole(
     in_heap: bool, told: list[str]
 ) -> None:
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        told = ["refused", "True", "True"]  # its blocks are none that glibc could move by pages
     code = HEAP.format(in_heap=in_heap)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == told
@@ -596,15 +598,17 @@ def test_every_object_has_its_kind() -> None:
     del np, torch
     one = Armed()
     one.room(100)
-    kinds = {Path(path).name: Kind(kind) for path, kind, *_ in _gate.objects()}
+    paths = {path: Kind(kind) for path, kind, *_ in _gate.objects()}
+    kinds = {Path(path).name: kind for path, kind in paths.items()}
     one.close()
     found = {
         start: {kind for name, kind in kinds.items() if name.startswith(start)}
-        for start in ("libc.so", "libstdc++", "_multiarray_umath", "libc10.so", "_json", "")
+        for start in ("libc.so", "libstdc++", "_multiarray_umath", "libc10.so")
     }
     assert found["libc.so"] == found["libstdc++"] == {Kind.SYSTEM}
     assert found["_multiarray_umath"] == found["libc10.so"] == {Kind.LIBRARY}
-    assert found["_json"] <= {Kind.PYTHON}
+    of_python = {kind for path, kind in paths.items() if "/lib-dynload/" in path}
+    assert of_python <= {Kind.PYTHON}
     assert not [name for name, kind in kinds.items() if "_gate." in name and kind != Kind.PYTHON]
 
 
