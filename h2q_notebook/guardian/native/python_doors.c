@@ -46,11 +46,12 @@ static void *raw_calloc(void *ctx, size_t count, size_t n_bytes) {
 }
 
 /* What a block of `held` bytes adds when it grows to n_bytes. One that glibc has mapped for itself is
- * moved page by page: its end is all that is new (such a chunk is a number of pages, two words of them
- * its head). One that lies in the heap may have to be copied, and then both are there: a bytearray that
- * grew in a heap full of holes took 148 MiB more than its budget. */
-static size_t growth(size_t held, size_t n_bytes) {
-    int mapped = held && !((held + 2 * sizeof(size_t)) & (size_t)(page_bytes - 1));
+ * moved page by page: its end is all that is new. (Such a block begins two words into a page and ends
+ * with one, but for a word since glibc 2.43.) One that lies in the heap may have to be copied, and then
+ * both are there: a bytearray that grew in a heap full of holes took 148 MiB more than its budget. */
+static size_t growth(const void *block, size_t held, size_t n_bytes) {
+    uintptr_t in_page = (uintptr_t)page_bytes - 1, at = (uintptr_t)block;
+    int mapped = (at & in_page) == 2 * sizeof(size_t) && (-(at + held) & in_page) <= sizeof(size_t);
     return mapped ? n_bytes - held : n_bytes;
 }
 
@@ -58,7 +59,7 @@ static __attribute__((noinline)) void *large_raw_realloc(void *block, size_t n_b
     /* Under a debug allocator (which has a context) a block is not one of malloc's. */
     if (raw_before.ctx) return raw_before.realloc(raw_before.ctx, block, n_bytes);
     size_t held = block ? malloc_usable_size(block) : 0;
-    if (n_bytes > held && judge(DOOR_PYTHON, growth(held, n_bytes), NULL, 0) == REFUSED)
+    if (n_bytes > held && judge(DOOR_PYTHON, growth(block, held, n_bytes), NULL, 0) == REFUSED)
         return NULL;
     void *moved = raw_before.realloc(raw_before.ctx, block, n_bytes);
     if (moved && n_bytes > held) promise(moved, n_bytes);
